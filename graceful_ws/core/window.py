@@ -1,0 +1,268 @@
+"""Numbers: what is unacknowledged, what is next, what is a copy, what is a hole.
+
+Sequences count from 1 without gaps. Four small objects, one for each end of each direction:
+
+=====================  ==============================  ===========================
+direction              sending end                     receiving end
+=====================  ==============================  ===========================
+server to client       ``Cursor`` in a ``SendWindow``  ``Position`` (client)
+client to server       ``Pending`` (client)            ``Intake`` (credit)
+=====================  ==============================  ===========================
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .close_codes import CloseCode
+from .frames import MAX_SEQ, ProtocolError
+
+
+@dataclass(slots=True)
+class SendWindow:
+    """What one connection may have sent without an acknowledgement, over all its cursors."""
+
+    max_messages: int
+    max_bytes: int
+    messages: int = 0
+    bytes: int = 0
+
+    def has_room(self, size: int = 0) -> bool:
+        """True when a message of ``size`` bytes may go; one message may always go."""
+        return self.messages == 0 or (
+            self.messages < self.max_messages and self.bytes + size <= self.max_bytes
+        )
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Where one connection stands in one sequence that the server sends.
+
+    ``position`` is the last number given to the socket, ``acked`` the last that the client's
+    application has. Nothing but the sizes is kept: what must be sent again is read again.
+    """
+
+    window: SendWindow
+    position: int = 0
+    acked: int = 0
+    _sizes: deque[tuple[int, int]] = field(default_factory=deque)
+
+    def advance(self, seq: int, size: int) -> None:
+        """``seq`` goes to the socket. It must be the next number."""
+        if seq != self.position + 1:
+            raise AssertionError(f"cursor at {self.position} was given {seq}")
+        self.position = seq
+        self._sizes.append((seq, size))
+        self.window.messages += 1
+        self.window.bytes += size
+
+    def ack(self, seq: int) -> bool:
+        """The client has everything up to ``seq``. True when that is news.
+
+        Raises ProtocolError 1002 for a number that was never sent.
+        """
+        if seq > self.position:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"ack of {seq}, sent {self.position}")
+        if seq <= self.acked:
+            return False
+        self.acked = seq
+        self._release(seq)
+        return True
+
+    def jump(self, seq: int) -> None:
+        """After a gap both sides stand at ``seq``; what was on its way counts as done with."""
+        self._release(MAX_SEQ)
+        self.position = self.acked = seq
+
+    def _release(self, seq: int) -> None:
+        sizes = self._sizes
+        while sizes and sizes[0][0] <= seq:
+            self.window.messages -= 1
+            self.window.bytes -= sizes.popleft()[1]
+
+
+class Hole(Exception):
+    """A page of rows does not continue where the cursor stands; ``oldest`` is what there is."""
+
+    def __init__(self, oldest: int | None) -> None:
+        super().__init__(oldest)
+        self.oldest = oldest
+
+
+def check_page(position: int, head: int, seqs: list[int]) -> None:
+    """A page read after ``position``, of a sequence whose head was ``head`` before the read, must
+    start at the next number and have no hole; an empty page below the head is one. Raises Hole."""
+    if not seqs:
+        if position < head:
+            raise Hole(None)
+        return
+    if seqs[0] != position + 1 or seqs[-1] != position + len(seqs):
+        raise Hole(seqs[0])
+
+
+class Arrival(Enum):
+    """What a client's message number means to the server."""
+
+    NEW = "new"  # hand it to the handler
+    PENDING = "pending"  # a copy of one that waits or runs: say nothing yet
+    DONE = "done"  # a copy of one that is done: acknowledge it again
+    SKIPPED = "skipped"  # after a nack with retry: comes again behind it
+
+
+@dataclass(slots=True)
+class Intake:
+    """The server's end of what a client sends: order, copies and credit.
+
+    ``done`` moves only when the handler's outcome is committed; ``received`` is the last number
+    taken in. The reader never stops: a client that sends past its credit is closed.
+    """
+
+    max_messages: int
+    max_bytes: int
+    done: int = 0
+    received: int = 0
+    bytes: int = 0
+    retry: int | None = None  # the number that must come next, after nack(retry)
+    _sizes: deque[int] = field(default_factory=deque)
+
+    def receive(self, seq: int, size: int) -> Arrival:
+        """Takes in a number. Raises ProtocolError 1002 for a hole, 4201 past the credit."""
+        if seq <= self.done:
+            if seq < 1:
+                raise ProtocolError(CloseCode.PROTOCOL_ERROR, "numbers count from 1")
+            return Arrival.DONE
+        if seq <= self.received:
+            return Arrival.PENDING
+        if seq != self.received + 1:
+            if self.retry is not None:
+                return Arrival.SKIPPED
+            raise ProtocolError(
+                CloseCode.PROTOCOL_ERROR, f"message {seq} after {self.received}: a hole"
+            )
+        if seq > MAX_SEQ:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "numbers end at 2**53 - 1")
+        if len(self._sizes) >= self.max_messages or (
+            self._sizes and self.bytes + size > self.max_bytes
+        ):
+            raise ProtocolError(CloseCode.LIMIT_EXCEEDED, "too much unacknowledged")
+        self.retry = None
+        self.received = seq
+        self.bytes += size
+        self._sizes.append(size)
+        return Arrival.NEW
+
+    def complete(self, seq: int) -> None:
+        """The outcome of ``seq``, the one after ``done``, is committed."""
+        if seq != self.done + 1:
+            raise AssertionError(f"{seq} completed after {self.done}")
+        self.done = seq
+        self.bytes -= self._sizes.popleft()
+
+    def ask_again(self, seq: int) -> None:
+        """``seq`` was nacked with retry: it and what follows are forgotten until it returns."""
+        if seq != self.done + 1:
+            raise AssertionError(f"retry of {seq} after {self.done}")
+        self.received = seq - 1
+        self.retry = seq
+        self.bytes = 0
+        self._sizes.clear()
+
+
+@dataclass(slots=True)
+class Pending:
+    """The client's end of what it sends: numbered messages until their outcome is known.
+
+    ``items`` maps number to encoded data, in order. At most ``max_messages`` and ``max_bytes``
+    travel unacknowledged (the credit from ``welcome``); the rest waits its turn.
+    """
+
+    max_messages: int = 64
+    max_bytes: int = 256 * 1024
+    next_seq: int = 1
+    sent: int = 0  # the last number given to the current connection
+    items: dict[int, str] = field(default_factory=dict)
+
+    def add(self, data: str) -> int:
+        """Numbers a message and keeps it until its outcome is known."""
+        seq = self.next_seq
+        self.next_seq += 1
+        self.items[seq] = data
+        return seq
+
+    def sendable(self) -> list[tuple[int, str]]:
+        """The messages that credit lets go now, in order; they count as sent."""
+        found: list[tuple[int, str]] = []
+        travelling = size = 0
+        for seq, data in self.items.items():
+            cost = len(data.encode())
+            if travelling and (travelling >= self.max_messages or size + cost > self.max_bytes):
+                break
+            travelling += 1
+            size += cost
+            if seq > self.sent:
+                found.append((seq, data))
+        if found:
+            self.sent = found[-1][0]
+        return found
+
+    def resolve_upto(self, seq: int) -> list[int]:
+        """A cumulative ack. Returns the numbers whose outcome this settles, in order."""
+        settled = [n for n in self.items if n <= seq]
+        for n in settled:
+            del self.items[n]
+        return settled
+
+    def resolve(self, seq: int) -> bool:
+        """The outcome of one number, from a nack without retry. True when it was waiting."""
+        return self.items.pop(seq, None) is not None
+
+    def send_again(self, seq: int) -> None:
+        """After a nack with retry: ``seq`` and all behind it travel again."""
+        self.sent = min(self.sent, seq - 1)
+
+    def reconnected(self, last_client_seq: int) -> list[int]:
+        """After a resume: what is done is settled, the rest will be sent again, in order."""
+        self.sent = last_client_seq
+        self.next_seq = max(self.next_seq, last_client_seq + 1)
+        return [n for n in self.items if n <= last_client_seq]
+
+    def renumber(self, last_client_seq: int) -> dict[int, int]:
+        """In a new session, or as its new instance, the waiting messages get numbers after
+        ``last_client_seq``. Returns old number to new."""
+        moved = {}
+        items = {}
+        for new, (old, data) in enumerate(self.items.items(), last_client_seq + 1):
+            moved[old] = new
+            items[new] = data
+        self.items = items
+        self.next_seq = last_client_seq + 1 + len(items)
+        self.sent = last_client_seq
+        return moved
+
+
+@dataclass(slots=True)
+class Position:
+    """The client's end of one sequence: what its application has."""
+
+    seq: int = 0
+    epoch: str = ""
+    acked: int = 0  # the last number told to the server
+
+    def receive(self, seq: int) -> bool:
+        """True to deliver, False for a copy. Raises ProtocolError 4000 for a hole: the client
+        closes with it and resumes, which fills the hole or tells a gap."""
+        if seq <= self.seq:
+            return False
+        if seq != self.seq + 1:
+            raise ProtocolError(CloseCode.SUSPENDED, f"message {seq} after {self.seq}: a hole")
+        self.seq = seq
+        return True
+
+    def jump(self, head: int, epoch: str | None) -> None:
+        """After a gap: both sides stand at ``head``."""
+        self.seq = head
+        self.acked = min(self.acked, head)
+        if epoch is not None:
+            self.epoch = epoch

@@ -1,0 +1,233 @@
+"""The tables. Only ``graceful_ws.store`` queries them (and the admin, which reads)."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class Node(models.Model):
+    """One process start that has held connections: host and pid repeat in containers, ids do not."""
+
+    class State(models.TextChoices):
+        UP = "up"
+        DRAINING = "draining"
+        DRAINED = "drained"
+        STOPPED = "stopped"
+        DEAD = "dead"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=200, db_index=True)
+    host = models.CharField(max_length=200, db_index=True)
+    pid = models.IntegerField()
+    server = models.CharField(max_length=40)
+    version = models.CharField(max_length=40)
+    beat = models.BigIntegerField(default=0, help_text=_("Counted up every few seconds."))
+    state = models.CharField(max_length=10, choices=State.choices, default=State.UP, db_index=True)
+    requested_state = models.CharField(max_length=10, blank=True, default="")
+    drain_options = models.TextField(blank=True, default="", help_text=_("JSON of the request."))
+    drain_progress = models.TextField(blank=True, default="", help_text=_("JSON of the progress."))
+    connections = models.IntegerField(default=0)
+    started_at = models.DateTimeField()
+    beat_at = models.DateTimeField(help_text=_("Time of the last beat by the node's own clock."))
+
+    class Meta:
+        permissions = [("drain_node", "Can drain a node")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Session(models.Model):
+    """What outlives a connection: numbers, identity, and which connection owns it now.
+
+    ``last_seq``, ``acked_seq`` and ``last_client_seq`` are the sequence IDs that survive a process.
+    A row is locked first and its ``generation`` compared under the lock by every writer.
+    """
+
+    class State(models.TextChoices):
+        ATTACHED = "attached"
+        DETACHED = "detached"
+        ENDED = "ended"
+
+    uuid = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+    token_hash = models.BinaryField(max_length=32, unique=True, null=True, editable=False)
+    consumer = models.CharField(max_length=200)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        # Without the constraint a view's lock on its user does not block the writer's commit.
+        db_constraint=False,
+        related_name="+",
+    )
+    auth_hash = models.CharField(max_length=128, blank=True, default="", editable=False)
+    session_key_hash = models.CharField(max_length=64, blank=True, default="", editable=False)
+    node = models.ForeignKey(
+        Node,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        db_constraint=False,
+        related_name="sessions",
+    )
+    generation = models.BigIntegerField(default=1)
+    instance = models.CharField(max_length=64, blank=True, default="")
+    attempt = models.BigIntegerField(default=0)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.ATTACHED)
+    resumable = models.BooleanField(default=True)
+    last_seq = models.BigIntegerField(default=0)
+    acked_seq = models.BigIntegerField(default=0)
+    last_client_seq = models.BigIntegerField(default=0)
+    tries = models.SmallIntegerField(default=0)
+    started_at = models.DateTimeField()
+    attached_at = models.DateTimeField()
+    seen_at = models.DateTimeField(help_text=_("Last traffic, written now and then."))
+    left_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    remote_address = models.CharField(max_length=64, blank=True, default="")
+    user_agent = models.CharField(max_length=200, blank=True, default="")
+    connection_state = models.CharField(max_length=12, blank=True, default="")
+    rtt_ms = models.IntegerField(null=True, blank=True)
+    close_code = models.IntegerField(null=True, blank=True)
+    close_reason = models.CharField(max_length=123, blank=True, default="")
+    cause = models.CharField(max_length=20, blank=True, default="")
+    resumes = models.IntegerField(default=0)
+
+    class Meta:
+        permissions = [("close_session", "Can close a live session")]
+        indexes = [
+            models.Index(fields=["node", "state"], name="graceful_session_node"),
+            models.Index(fields=["state", "left_at"], name="graceful_session_left"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.uuid)
+
+
+class OutboundMessage(models.Model):
+    """A numbered message to one session, as encoded JSON text.
+
+    Text, not a JSON column: PostgreSQL's jsonb refuses a NUL character and reorders keys, so that
+    replay would differ from live and one client's text would fail everybody's transaction.
+    """
+
+    session = models.ForeignKey(
+        Session, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+"
+    )
+    seq = models.BigIntegerField()
+    data = models.TextField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["session", "seq"], name="graceful_outbound_seq")
+        ]
+        indexes = [models.Index(fields=["created_at"], name="graceful_outbound_age")]
+
+    def __str__(self) -> str:
+        return f"{self.session_id}:{self.seq}"
+
+
+class Stream(models.Model):
+    """A named sequence that many sessions follow."""
+
+    name_hash = models.BinaryField(max_length=32, unique=True)
+    name = models.CharField(max_length=100)
+    epoch = models.CharField(max_length=16)
+    head = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class StreamMessage(models.Model):
+    """A published message. ``seq`` stays null until the publisher's transaction has committed.
+
+    The stream's name is text without a foreign key: a key-share lock taken by a publisher's open
+    transaction would block, and can deadlock with, the sequencer.
+    """
+
+    uuid = models.UUIDField(unique=True, default=uuid.uuid4)
+    stream = models.CharField(max_length=100)
+    seq = models.BigIntegerField(null=True)
+    data = models.TextField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["stream", "seq"], name="graceful_stream_seq")
+        ]
+        indexes = [
+            models.Index(
+                fields=["stream", "id"],
+                condition=models.Q(seq__isnull=True),
+                name="graceful_stream_pending",
+            ),
+            models.Index(fields=["created_at"], name="graceful_stream_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.stream}:{self.seq}"
+
+
+class Subscription(models.Model):
+    """A session follows a stream from ``from_seq`` on."""
+
+    session = models.ForeignKey(
+        Session, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+"
+    )
+    stream = models.CharField(max_length=100)
+    epoch = models.CharField(max_length=16)
+    from_seq = models.BigIntegerField()
+    acked_seq = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["session", "stream"], name="graceful_subscription")
+        ]
+        indexes = [models.Index(fields=["stream"], name="graceful_subscription_name")]
+
+    def __str__(self) -> str:
+        return f"{self.session_id}:{self.stream}"
+
+
+class InboundResult(models.Model):
+    """What a handler returned for a client's message; only the last ``unacked`` numbers are kept."""
+
+    session = models.ForeignKey(
+        Session, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+"
+    )
+    client_seq = models.BigIntegerField()
+    outcome = models.TextField(help_text=_("The ack's result or the nack, as encoded JSON text."))
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["session", "client_seq"], name="graceful_inbound_seq")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.session_id}:{self.client_seq}"
+
+
+class AuditEntry(models.Model):
+    """Who closed, drained or reclaimed what, and why."""
+
+    at = models.DateTimeField(db_index=True)
+    node = models.CharField(max_length=200, blank=True, default="")
+    session = models.UUIDField(null=True, blank=True, db_index=True)
+    actor = models.CharField(max_length=200, blank=True, default="")
+    event = models.CharField(max_length=40)
+    code = models.IntegerField(null=True, blank=True)
+    reason = models.CharField(max_length=200, blank=True, default="")
+
+    class Meta:
+        verbose_name_plural = "audit trail"
+        ordering = ["-at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.event} {self.session or self.node}"

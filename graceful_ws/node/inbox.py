@@ -1,0 +1,266 @@
+"""What came from one client, handled one after another, in order, beside the reader.
+
+A number is done when its outcome is committed, and the next handler starts after that: so only the
+number after ``last_client_seq`` can have been started before a crash, and a start that may be the
+second is counted in the database first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from channels.exceptions import StopConsumer
+from django.db import DatabaseError, InterfaceError, OperationalError
+
+from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.core.frames import Nack, encode, encode_data
+from graceful_ws.core.window import Arrival, Intake
+from graceful_ws.store.base import JournalUnavailable, is_locked
+from graceful_ws.store.rounds import Complete, CountTry, Fenced
+
+from .threads import Busy
+from .transaction import CommitUnknown, receive_in_transaction
+
+if TYPE_CHECKING:
+    from .live import LiveConnection
+
+logger = logging.getLogger("graceful_ws.connection")
+
+RETRY_AFTER = 500  # milliseconds a client waits after a nack that asks for it
+LOOK_AGAIN = 0.5  # seconds until the database is asked again what became of a commit
+LAYER_MESSAGES = 100  # messages from the channel layer that wait; then its pump waits
+
+Call = Callable[[], Awaitable[Any]]
+
+
+class Inbox:
+    """The receiving half of one connection."""
+
+    def __init__(self, live: LiveConnection) -> None:
+        self.intake = Intake(live.limits.unacked, live.limits.unacked_bytes)
+        self.duplicates = 0
+        self._live = live
+        self._items: deque[tuple[int | None, Any]] = deque()  # (number, data) or (None, call)
+        self._task: asyncio.Task[None] | None = None
+        self._suspicious: int | None = None  # a number whose handler may have been started before
+        self._room = asyncio.Event()
+        self._open = True
+
+    def resume(self, last_client_seq: int, *, resumed: bool) -> None:
+        """Where the session stands; the next number may have been started by a lost connection."""
+        self.intake.done = self.intake.received = last_client_seq
+        self._suspicious = last_client_seq + 1 if resumed else None
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def receive(self, seq: int, data: Any, size: int) -> None:
+        """A numbered message. Raises ProtocolError for a hole, or past the credit."""
+        arrival = self.intake.receive(seq, size)
+        if arrival is Arrival.NEW:
+            if self._open:
+                self._items.append((seq, data))
+                self._wake()
+            return
+        self.duplicates += 1
+        if arrival is Arrival.DONE:
+            self._live.outbox.acknowledge(self.intake.done)
+
+    def call(self, call: Call) -> None:
+        """Runs a coroutine in its turn: life-cycle hooks, volatiles, messages of the layer."""
+        if self._open:
+            self._items.append((None, call))
+            self._wake()
+
+    @property
+    def crowded(self) -> bool:
+        return len(self._items) >= LAYER_MESSAGES
+
+    async def wait_uncrowded(self) -> None:
+        while self._open and self.crowded:
+            self._room.clear()
+            await self._room.wait()
+
+    # --- out ----------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """True while a handler runs or waits to."""
+        return self._task is not None
+
+    def stop_taking(self) -> None:
+        """Nothing more is handled but what runs; clients send the rest again."""
+        self._open = False
+        self._items.clear()
+        self._room.set()
+
+    async def finished(self) -> None:
+        """Returns when no handler runs."""
+        while self._task is not None and self._task is not asyncio.current_task():
+            await asyncio.wait([self._task])
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _wake(self) -> None:
+        if self._task is None:
+            self._task = self._live.node.spawn(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self._items:
+                seq, item = self._items.popleft()
+                self._room.set()
+                if seq is None:
+                    await self._call(item)
+                else:
+                    await self._message(seq, item)
+        except Fenced:
+            self._live.fenced()
+        except StopConsumer:
+            self.stop_taking()
+            self._live.close(CloseCode.NORMAL)
+        finally:
+            self._task = None
+
+    async def _call(self, call: Call) -> None:
+        try:
+            await call()
+        except (Fenced, StopConsumer):
+            raise
+        except Exception as error:
+            self._live.handler_failed(error)
+
+    async def _message(self, seq: int, data: Any) -> None:
+        live = self._live
+        journal = live.node.journal
+        await journal.wait_healthy()
+        transaction = live.consumer.has_transaction
+        if seq == self._suspicious and not transaction:
+            tries = await journal.submit(CountTry(live.session_pk, live.generation, seq))
+            if tries > 1:
+                await self._nack(seq, "outcome_unknown", "started twice, outcome unknown")
+                return
+        limit = asyncio.timeout(live.limits.handler_timeout)
+        try:
+            async with limit:
+                if transaction:
+                    await self._in_transaction(seq, data)
+                    return
+                result = await live.consumer.receive_json(data)
+                outcome = None if result is None else encode_data({"result": result})
+        except (Fenced, StopConsumer):
+            raise
+        except (JournalUnavailable, Busy) as error:
+            self._ask_again(seq, str(error))
+        except CommitUnknown:
+            await self._settle_unknown(seq)
+        except Exception as error:
+            if transaction and isinstance(error, OperationalError | InterfaceError):
+                self._ask_again(seq, "the database is away or locked")
+                return
+            if limit.expired():
+                logger.warning("handler of message %d timed out", seq, extra=live.extra())
+                await self._nack(seq, "timeout", f"not done in {live.limits.handler_timeout:g} s")
+                return
+            logger.exception("handler of message %d failed", seq, extra=live.extra())
+            await self._nack(seq, "error", "the handler failed")
+            if live.limits.close_on_error:
+                live.close(CloseCode.INTERNAL_ERROR, "handler failed")
+        else:
+            await self._complete(seq, outcome)
+
+    async def _complete(self, seq: int, outcome: str | None) -> None:
+        if not self._live.consumer.resumable:
+            self._done(seq, outcome)
+            return
+        entry = Complete(
+            self._live.session_pk, self._live.generation, seq, outcome, self.intake.max_messages
+        )
+        await self._live.node.journal.submit(entry)
+        self._done(seq, outcome)
+
+    async def _nack(self, seq: int, code: str, detail: str) -> None:
+        """Consumes the number. When it is consumed already the handler has won: ack it."""
+        outcome = encode_data({"nack": {"code": code, "detail": detail}})
+        live = self._live
+        if not live.consumer.resumable:
+            self._done(seq, outcome)
+            return
+        entry = Complete(
+            live.session_pk, live.generation, seq, outcome, self.intake.max_messages
+        )
+        won = await live.node.journal.submit(entry)
+        if won:
+            self._done(seq, outcome)
+        else:
+            await self._settle_unknown(seq)
+
+    def _done(self, seq: int, outcome: str | None) -> None:
+        if self.intake.done >= seq:
+            return  # the transaction's own commit said so already
+        self.intake.complete(seq)
+        self._suspicious = None
+        self._live.tell_outcome(seq, outcome)
+
+    def _ask_again(self, seq: int, detail: str) -> None:
+        """Nothing is consumed; the client sends from ``seq`` again."""
+        self.intake.ask_again(seq)
+        self._items = deque(item for item in self._items if item[0] is None)
+        self._suspicious = seq
+        frame = Nack(
+            seq=seq, code="try_again", detail=detail, retry=True, retry_after=RETRY_AFTER
+        )
+        self._live.control(encode(frame))
+
+    # --- receive_in_transaction ---------------------------------------------------------------
+
+    async def _in_transaction(self, seq: int, data: Any) -> None:
+        live = self._live
+        keep = self.intake.max_messages
+
+        try:
+            first, replies, outcome = await live.node.handler_threads.run(
+                receive_in_transaction,
+                live.consumer,
+                (live.session_pk, live.generation, seq, keep),
+                data,
+            )
+        except OperationalError as error:
+            if not is_locked(error):
+                raise
+            logger.info("message %d waits for the database: %s", seq, error, extra=live.extra())
+            self._ask_again(seq, "the database is locked")
+            return
+        live.committed(first, replies)
+        self._done(seq, outcome)
+
+    async def _settle_unknown(self, seq: int) -> None:
+        """The connection broke during the commit: whether it happened is in the numbers."""
+        live = self._live
+        while True:
+            await live.node.journal.wait_healthy()
+            try:
+                found = await live.node.standing(live.session_pk, seq)
+                break
+            except DatabaseError:
+                await asyncio.sleep(LOOK_AGAIN)
+        if found is None or found[0].generation != live.generation:
+            raise Fenced
+        numbers, outcome = found
+        if numbers.last_client_seq >= seq:
+            live.head_moved(numbers.last_seq)
+            self._done(seq, outcome)
+        else:
+            self._ask_again(seq, "the database was away")
+
+
+def decode_outcome(outcome: str) -> dict[str, Any]:
+    """``{"result": …}`` or ``{"nack": {"code", "detail"}}`` as kept with a client's number."""
+    decoded: dict[str, Any] = msgspec.json.decode(outcome)
+    return decoded

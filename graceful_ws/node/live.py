@@ -1,0 +1,471 @@
+"""One live connection: the reader, the state machine's effects, attach, close, and the end.
+
+Who ends what: the reader ends with the transport; ``_end`` runs once, whatever happened, as a task
+of the node (a server may cancel the application while a handler still runs), and after it no task,
+timer or registry entry of the connection is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from graceful_ws.core import frames
+from graceful_ws.core.close_codes import CloseCode, cut_reason, plain_code
+from graceful_ws.core.connection import (
+    DEADLINE_REACHED,
+    DRAIN_STARTED,
+    FRAME_SENT,
+    MESSAGE_SENT,
+    OPENED,
+    WELCOMED,
+    CloseRequested,
+    Connection,
+    DropTransport,
+    Event,
+    Limits,
+    Reschedule,
+    SendClose,
+    SendPing,
+    State,
+    TransportClosed,
+)
+from graceful_ws.servers import dropper
+from graceful_ws.store.attach import Attach, Attached, OtherIdentity, StaleAttempt
+from graceful_ws.store.base import JournalUnavailable
+from graceful_ws.store.rounds import Append, Detach, Fenced, Note
+
+from .inbox import Inbox, decode_outcome
+from .journal import Overloaded
+from .outbox import Feed, Outbox
+from .own import OwnSequence
+from .reader import Reader
+
+if TYPE_CHECKING:
+    from graceful_ws.consumers import GracefulConsumer
+
+    from .node import Node
+
+logger = logging.getLogger("graceful_ws.connection")
+FLUSH_TIMEOUT = 2.0  # seconds that a close waits for what is queued before it
+CAUSES = {
+    CloseCode.HEARTBEAT_LOST: "timeout",
+    CloseCode.SERVICE_RESTART: "drain",
+    CloseCode.IDLE: "idle",
+    CloseCode.RECLAIMED: "reclaimed",
+}
+NOTE_INTERVAL = 10.0  # acknowledgements are written at most this often, in seconds
+IDLE_FLUSH_TIMEOUT = 2.0  # seconds that a close waits for what is queued before it
+CAUSES = {
+    CloseCode.HEARTBEAT_LOST: "timeout",
+    CloseCode.SERVICE_RESTART: "drain",
+    CloseCode.IDLE: "idle",
+    CloseCode.RECLAIMED: "reclaimed",
+}
+NOTE_INTERVAL = 60.0  # and liveness alone this often
+
+
+class LiveConnection:
+    """The server's end of one WebSocket, from accept to the last clean-up."""
+
+    def __init__(
+        self, node: Node, consumer: GracefulConsumer, scope: Any, receive: Any, send: Any
+    ) -> None:
+        self.node = node
+        self.consumer = consumer
+        self.scope = scope
+        self.limits = consumer.limits
+        self.plain = frames.SUBPROTOCOL not in scope.get("subprotocols", ())
+        self.machine = Connection(
+            self.limits.machine(plain=self.plain), jitter=random.uniform(0.5, 1.0)
+        )
+        self.inbox = Inbox(self)
+        self.outbox = Outbox(
+            self._transmit,
+            consumer.gap_told,
+            node.spawn,
+            replay_rows=node.replay_rows,
+            array=1 if self.plain else frames.MAX_ARRAY,
+        )
+        self.attached: Attached | None = None
+        self.opened_at = time.time()
+        self.deadline: float | None = None  # the one the node's timer knows
+        self._feed: Feed | None = None
+        self.reader = Reader(self, receive)
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._attaching: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[Attached] = self._loop.create_future()
+        self._instance = ""
+        self._end_cause: str | None = None  # set: the session ends with the connection
+        self._noted_at = self._loop.time()
+        self._noted: tuple[Any, ...] = ()
+
+    # --- what others ask ----------------------------------------------------------------------
+
+    @property
+    def session_pk(self) -> int:
+        assert self.attached is not None
+        return self.attached.session
+
+    @property
+    def generation(self) -> int:
+        assert self.attached is not None
+        return self.attached.generation
+
+    @property
+    def instance(self) -> str:
+        return self._instance
+
+    @property
+    def is_open(self) -> bool:
+        return self.machine.state not in (State.DISCONNECTED, State.CLOSING)
+
+    @property
+    def acked_seq(self) -> int:
+        return self._feed.cursor.acked if self._feed is not None else 0
+
+    def extra(self) -> dict[str, Any]:
+        """For structured logs."""
+        attached = self.attached
+        return {
+            "session": str(attached.uuid) if attached else None,
+            "generation": attached.generation if attached else None,
+            "node": self.node.name,
+        }
+
+    def make_plain(self) -> None:
+        """The consumer accepted another subprotocol, or none."""
+        self.plain = True
+        self.machine = Connection(self.limits.machine(plain=True))
+        self.outbox.one_by_one()
+
+    # --- opening ------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """The WebSocket was accepted."""
+        self.perform(self.machine.handle(OPENED, self._loop.time()))
+        self.node.add(self)
+        if self.plain:
+            self._attaching = self.node.spawn(self._attach(None))
+
+    async def _attach(self, hello: frames.Hello | None) -> None:
+        entry = Attach(
+            node=self.node.id,
+            consumer=self.consumer.label(),
+            identity=self.consumer.identity(),
+            instance=hello.instance if hello else "",
+            attempt=hello.attempt if hello else 0,
+            token=hello.session_token if hello else None,
+            last_seq_id=hello.last_seq_id if hello else None,
+            positions=hello.positions if hello else {},
+            pending_from=hello.pending_from if hello else None,
+            resumable=self.consumer.resumable and not self.plain,
+            resume_window=self.limits.resume_window,
+            remote_address=self.consumer.remote_address(),
+            user_agent=self.consumer.user_agent(),
+        )
+        try:
+            attached = await self.node.journal.attach(entry, lambda: self.is_open)
+        except OtherIdentity:
+            self.close(CloseCode.OTHER_IDENTITY, "the session is somebody else's")
+        except StaleAttempt:
+            self.close(CloseCode.RESYNC, "a later hello has attached")
+        except (Overloaded, JournalUnavailable) as error:
+            self.close(CloseCode.TRY_AGAIN_LATER, str(error) or "too many hellos")
+        except Exception:
+            logger.exception("attach failed", extra=self.extra())
+            self.close(CloseCode.INTERNAL_ERROR, "attach failed")
+        else:
+            self._welcome(hello, attached)
+
+    def _welcome(self, hello: frames.Hello | None, attached: Attached) -> None:
+        """The session is ours. Nothing here waits: from the welcome on the feed is complete."""
+        self.attached = attached
+        self.consumer.session_id = str(attached.uuid)
+        self.node.own(self)
+        if not self.is_open:
+            return  # gone meanwhile; the end detaches it
+        resumed = attached.resumed
+        self.inbox.resume(attached.last_client_seq, resumed=resumed and not attached.taken_over)
+        if hello is not None:
+            self.outbox.control(frames.encode(self._welcome_frame(attached)))
+            if hello.session_token and not resumed:
+                self.outbox.control(frames.encode(frames.Gap(reason="expired", head=0)))
+            for seq, outcome in attached.outcomes.items():
+                self.tell_outcome(seq, outcome)
+            if resumed:
+                self.outbox.acknowledge(attached.last_client_seq)
+        source = OwnSequence(attached.session, attached.last_seq, self.node.readers)
+        self._feed = self.outbox.add(source, attached.position)
+        self.perform(self.machine.handle(WELCOMED, self._loop.time()))
+        if not self._ready.done():
+            self._ready.set_result(attached)
+        self.inbox.call(self.consumer.resumed if resumed else self.consumer.session_started)
+        logger.info("%s", "resumed" if resumed else "opened", extra=self.extra())
+
+    def _welcome_frame(self, attached: Attached) -> frames.Welcome:
+        limits = self.limits
+        return frames.Welcome(
+            session_id=str(attached.uuid),
+            session_token=attached.token if self.consumer.resumable else None,
+            resumed=attached.resumed,
+            last_client_seq=attached.last_client_seq,
+            head=attached.last_seq,
+            heartbeat={
+                "interval": limits.heartbeat_interval,
+                "timeout": limits.heartbeat_timeout,
+                "max_missed": limits.max_missed,
+            },
+            resume_window=limits.resume_window,
+            reconnect_window=self.node.reconnect_window,
+            limits={
+                "message_bytes": limits.message_bytes,
+                "unacked": limits.unacked,
+                "unacked_bytes": limits.unacked_bytes,
+            },
+            streams={},
+            node=self.node.name,
+        )
+
+    def hello(self, hello: frames.Hello) -> None:
+        self._instance = hello.instance
+        self._attaching = self.node.spawn(self._attach(hello))
+
+    @property
+    def hello_due(self) -> bool:
+        return self._attaching is None
+
+    @property
+    def welcomed(self) -> bool:
+        return self._feed is not None
+
+    async def ready(self) -> Attached:
+        """Waits for the attach. Raises Fenced when the connection ends before it."""
+        return await asyncio.shield(self._ready)
+
+    # --- writing ------------------------------------------------------------------------------
+
+    async def send_data(self, data: str, *, volatile: bool = False) -> None:
+        """Sends encoded data. Returns when it is kept (numbered), queued (plain, not resumable) or
+        dropped (volatile, under pressure). Raises Fenced or JournalUnavailable."""
+        if self.plain:
+            await self.outbox.wait_uncrowded()
+            self.outbox.plain(data)
+            return
+        attached = self.attached or await self.ready()
+        if volatile:
+            if not self.outbox.crowded:
+                self.outbox.plain(frames.volatile_frame(data))
+        elif self.consumer.resumable:
+            await self.node.journal.write(
+                Append(attached.session, attached.generation, (data,)),
+                lambda first: self.committed(first, (data,)),
+            )
+        else:
+            await self.outbox.wait_window(len(data))
+            if self._feed is not None:
+                self.committed(self._feed.source.head + 1, (data,))
+
+    def committed(self, first: int, data: Sequence[str]) -> None:
+        """Messages are kept, numbered from ``first``. Runs where the commit is told, not in the
+        coroutine that waited for it: that one may have been cancelled."""
+        feed = self._feed
+        if feed is None or not data:
+            return
+        feed.source.head = max(feed.source.head, first + len(data) - 1)
+        for seq, text in enumerate(data, first):
+            self.outbox.offer(feed, seq, frames.message_frame(seq, text))
+
+    def head_moved(self, last_seq: int) -> None:
+        """Somebody has seen the session's head; what is not at hand is read."""
+        feed = self._feed
+        if feed is not None and last_seq > feed.source.head:
+            feed.source.head = last_seq
+            self.outbox.moved(feed)
+
+    def tell_outcome(self, seq: int, outcome: str | None) -> None:
+        """Acknowledges ``seq``, or nacks it, as its outcome says."""
+        if self.plain:
+            return
+        if outcome is None:
+            self.outbox.acknowledge(seq)
+            return
+        decoded = decode_outcome(outcome)
+        if "nack" in decoded:
+            self.control(frames.encode(frames.Nack(seq=seq, **decoded["nack"])))
+            self.outbox.acknowledge(seq)
+        else:
+            self.outbox.acknowledge(seq, decoded["result"], has_result=True)
+
+    def control(self, frame: str) -> None:
+        if not self.plain and not self.outbox.control(frame):
+            self.close(CloseCode.SLOW_CONSUMER, "control frames wait")
+
+    async def _transmit(self, data: str | bytes, application: bool) -> None:
+        kind = "text" if isinstance(data, str) else "bytes"
+        try:
+            await self._send({"type": "websocket.send", kind: data})
+        except (OSError, RuntimeError):
+            # uvicorn raises ClientDisconnected (an OSError) or RuntimeError once the peer is gone;
+            # the reader hears of it as websocket.disconnect.
+            self.outbox.close()
+        else:
+            self.event(MESSAGE_SENT if application else FRAME_SENT)
+
+    # --- the state machine --------------------------------------------------------------------
+
+    def event(self, event: Event) -> None:
+        """Something happened now."""
+        effects = self.machine.handle(event, self._loop.time())
+        if effects:
+            self.perform(effects)
+
+    def deadline_reached(self, now: float) -> float | None:
+        """The node's timer: returns the next deadline, in the loop's time."""
+        if (
+            self.outbox.waiting
+            and now - self.outbox.progress_at > self.limits.progress_timeout
+            and self.is_open
+        ):
+            self.close(CloseCode.SLOW_CONSUMER, "no progress")
+        self.perform(self.machine.handle(DEADLINE_REACHED, now))
+        return self.machine.deadline
+
+    def perform(self, effects: Sequence[Any]) -> None:
+        for effect in effects:
+            if isinstance(effect, SendPing):
+                self.control(frames.encode(frames.Ping(effect.sent_at, effect.rtt)))
+            elif isinstance(effect, SendClose):
+                code = plain_code(effect.code) if self.plain else effect.code
+                self.node.spawn(self._send_close(code, effect.reason))
+            elif isinstance(effect, DropTransport):
+                self.drop()
+            elif isinstance(effect, Reschedule):
+                self.node.timers.schedule(self)
+
+    # --- closing ------------------------------------------------------------------------------
+
+    def close(self, code: int, reason: str = "", *, end: str | None = None) -> None:
+        """Starts the close handshake; the first close wins. With ``end`` (a cause) the session
+        ends with the connection."""
+        if end is not None and self._end_cause is None:
+            self._end_cause = end
+        self.event(CloseRequested(int(code), reason))
+
+    async def _send_close(self, code: int, reason: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                await self.outbox.flushed()
+        self.outbox.close()
+        # Kept beyond the server's own limits: the message carries code and reason to the peer.
+        with contextlib.suppress(OSError, RuntimeError):
+            await self._send(
+                {"type": "websocket.close", "code": code, "reason": cut_reason(reason)}
+            )
+
+    def drain_started(self, slot: float, close_in: float, reason: str) -> None:
+        """Tells the client when to come back, and until when it may stay; seconds from now."""
+        self.event(DRAIN_STARTED)
+        frame = frames.Drain(round(slot * 1000), round(close_in * 1000), cut_reason(reason))
+        self.control(frames.encode(frame))
+
+    def drop(self) -> None:
+        """Ends the transport without the peer: closing_timeout is over, or the node must stop."""
+        drop = dropper(self.scope, self._send)
+        if drop is not None:
+            drop()
+        self.reader.give_up()
+
+    def superseded(self, by: str) -> None:
+        """The session has a new owner in this process: at most copies leave from here on."""
+        self.control(frames.encode(frames.Superseded(by)))
+        self.close(CloseCode.SUPERSEDED, "superseded")
+
+    def fenced(self) -> None:
+        """A write was refused: the session is no longer ours. The database knows why."""
+        if self.is_open and self.attached is not None:
+            self.node.spawn(self.node.find_out([self]))
+
+    def lost_session(self, ending: tuple[str, int | None, str, str] | None) -> None:
+        """Closes with what the database says became of the session."""
+        state, code, reason, instance = ending or ("ended", None, "", "")
+        if state == "ended":
+            self.close(code or CloseCode.SESSION_EXPIRED, reason)
+        elif state == "attached":
+            self.superseded(instance)
+        else:
+            self.close(CloseCode.RESYNC, "detached elsewhere")
+
+    def handler_failed(self, error: Exception) -> None:
+        """A hook, a group handler or a plain client's handler raised."""
+        logger.error("handler failed", exc_info=error, extra=self.extra())
+        if self.plain or self.limits.close_on_error or self.attached is None:
+            self.close(CloseCode.INTERNAL_ERROR, "handler failed")
+
+    async def end(self, code: int) -> None:
+        """The transport is gone. Runs once, as a task of the node."""
+        self.event(TransportClosed(code))
+        self.node.timers.forget(self)
+        self.outbox.close()
+        self.inbox.stop_taking()
+        if self._attaching is not None:
+            await asyncio.wait([self._attaching])
+        if not self._ready.done():
+            self._ready.set_exception(Fenced("the connection ended before its hello"))
+            self._ready.exception()  # nobody may be waiting
+        await self.inbox.finished()
+        await self.consumer.ended(code)
+        detached = self._detach(code)
+        self.node.remove(self)
+        if detached is not None and await detached and self._end_cause is not None:
+            await self.consumer.call_session_ended()
+
+    def _detach(self, code: int) -> asyncio.Future[bool] | None:
+        attached = self.attached
+        if attached is None:
+            return None
+        ours = self.machine.close_code
+        cause = self._end_cause or CAUSES.get(ours or code, "lost")
+        entry = Detach(
+            attached.session,
+            attached.generation,
+            acked_seq=self.acked_seq,
+            end=self._end_cause is not None or self.plain or not self.consumer.resumable,
+            close_code=ours or code,
+            close_reason=cut_reason(self.machine.close_reason),
+            cause=cause,
+        )
+        logger.info("closed %s (%s)", ours or code, cause, extra=self.extra())
+        return self.node.journal.submit(entry)
+
+    def note(self, now: float) -> None:
+        """Writes acknowledgements and liveness now and then; called by the node's round."""
+        if self.attached is None or not self.is_open:
+            return
+        rtt = self.machine.rtt
+        news = (self.acked_seq, self.machine.state, self.attached.generation)
+        due = NOTE_INTERVAL if news != self._noted else IDLE_NOTE_INTERVAL
+        if now - self._noted_at < due and self._noted:
+            return
+        self._noted, self._noted_at = news, now
+        future = self.node.journal.submit(
+            Note(
+                self.attached.session,
+                self.attached.generation,
+                acked_seq=self.acked_seq,
+                connection_state=self.machine.state,
+                rtt_ms=None if rtt is None else round(rtt * 1000),
+            )
+        )
+        future.add_done_callback(_forget)
+
+
+def _forget(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()  # a note that failed is not missed

@@ -1,0 +1,269 @@
+"""The process: one Node per event loop. It starts at the first connection, never before a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+from django.db import DatabaseError
+
+from graceful_ws import __version__, servers
+from graceful_ws.conf import settings
+from graceful_ws.store import nodes
+from graceful_ws.store.base import JournalUnavailable, prepare
+from graceful_ws.store.rounds import Numbers, standing
+
+from .drain import Drain, DrainOptions
+from .journal import Journal
+from .reaper import Reaper
+from .threads import Threads
+from .timers import Timers
+
+if TYPE_CHECKING:
+    from .live import LiveConnection
+
+logger = logging.getLogger("graceful_ws.node")
+
+_nodes: dict[asyncio.AbstractEventLoop, Node] = {}
+
+
+async def get_node() -> Node:
+    """The started node of the running loop. Raises JournalUnavailable when it cannot register."""
+    loop = asyncio.get_running_loop()
+    node = _nodes.get(loop)
+    if node is None:
+        for other in [other for other in _nodes if other.is_closed()]:
+            _nodes.pop(other).abandon()
+        node = _nodes[loop] = Node()
+    await node.started()
+    return node
+
+
+def local_nodes() -> list[Node]:
+    """The nodes of this process that have been started; normally one."""
+    return list(_nodes.values())
+
+
+class Node:
+    """Registry of local connections, and everything that runs once for all of them."""
+
+    def __init__(self) -> None:
+        self.name = settings.node_name or f"{socket.gethostname()}:{os.getpid()}"
+        self.id: uuid.UUID = uuid.UUID(int=0)
+        self.connections: set[LiveConnection] = set()
+        self.sessions: dict[int, LiveConnection] = {}
+        self.journal = Journal()
+        self.readers = Threads("reader", 2, 4096)
+        self.handler_threads = Threads(
+            "handler", settings.handler_threads, settings.handler_queue
+        )
+        self.timers = Timers()
+        self.drain: Drain | None = None
+        self.replay_rows = int(settings.replay_rows)
+        self.loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._service: list[asyncio.Task[Any]] = []
+        self._starting: asyncio.Task[None] | None = None
+        self._missing: dict[int, float] = {}  # rows said to be attached here, first seen so
+        self._looking: set[LiveConnection] = set()
+
+    # --- start and stop -----------------------------------------------------------------------
+
+    async def started(self) -> None:
+        """Waits until the node is registered. Raises JournalUnavailable with what is wrong."""
+        if self._starting is None or (
+            self._starting.done() and self._starting.exception() is not None
+        ):
+            self._starting = self.loop.create_task(self._start())
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        try:
+            await self.journal.threads.run(prepare)
+            await self._register()
+        except DatabaseError as error:
+            raise JournalUnavailable(
+                f"the node cannot register ({error}): is the database up, and has"
+                " 'manage.py migrate' been run?"
+            ) from error
+        self._service = [
+            self.loop.create_task(self._supervise(name, work))
+            for name, work in (
+                ("journal", self.journal.run),
+                ("beat", self._beat),
+                ("round", self._rounds),
+                ("reaper", Reaper(self).run),
+            )
+        ]
+        logger.info("node %s started on %s", self.name, servers.current())
+
+    async def _register(self) -> None:
+        me = nodes.Identity(
+            self.name, socket.gethostname(), os.getpid(), servers.current(), __version__
+        )
+        self.id = await self.journal.threads.run(nodes.register, me)
+
+    async def _supervise(self, name: str, work: Any) -> None:
+        """A service that fails is a defect, and not a reason to serve without it."""
+        while True:
+            try:
+                await work()
+            except Exception:
+                logger.exception("the node's %s failed; it starts again", name)
+                await asyncio.sleep(1.0)
+
+    async def stop(self) -> None:
+        """Ends every task, thread and timer of the node. Connections must be closed before."""
+        for task in [*self._service, *self._tasks]:
+            task.cancel()
+        for task in [*self._service, *self._tasks]:
+            with contextlib.suppress(BaseException):
+                await task
+        self._service = []
+        self.timers.stop()
+        await self.journal.stop()
+        await self.readers.stop()
+        await self.handler_threads.stop()
+        if _nodes.get(self.loop) is self:
+            del _nodes[self.loop]
+
+    def abandon(self) -> None:
+        """The loop was closed without a stop, as tests do: end the threads at least."""
+        for threads in (self.journal.threads, self.readers, self.handler_threads):
+            threads.end()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task that the node ends at the latest; its exception is logged."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task failed", exc_info=error)
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of connections that run now."""
+        return len(self._tasks)
+
+    # --- the registry -------------------------------------------------------------------------
+
+    def add(self, live: LiveConnection) -> None:
+        self.connections.add(live)
+        self.timers.schedule(live)
+        if self.drain is not None:
+            self.drain.joined(live)
+
+    def own(self, live: LiveConnection) -> None:
+        """The session of ``live`` is its own from now on; the connection before it is over."""
+        before = self.sessions.get(live.session_pk)
+        self.sessions[live.session_pk] = live
+        if before is not None and before is not live:
+            before.superseded(live.instance)
+
+    def remove(self, live: LiveConnection) -> None:
+        self.connections.discard(live)
+        if live.attached is not None and self.sessions.get(live.session_pk) is live:
+            del self.sessions[live.session_pk]
+
+    # --- what connections ask -----------------------------------------------------------------
+
+    @property
+    def refusing(self) -> bool:
+        """True when new handshakes are answered 503."""
+        return self.drain is not None and self.drain.refusing
+
+    @property
+    def reconnect_window(self) -> float:
+        return float(settings.reconnect_window)
+
+    async def standing(self, session: int, client_seq: int) -> tuple[Numbers, str | None] | None:
+        """The session's committed numbers, and the outcome kept for a client's number."""
+        return await self.readers.run(standing, session, client_seq)
+
+    async def find_out(self, lost: Iterable[LiveConnection]) -> None:
+        """Asks the database what became of sessions that are no longer ours, and closes them."""
+        asked = {live.session_pk: live for live in lost if live not in self._looking}
+        if not asked:
+            return
+        self._looking.update(asked.values())
+        try:
+            endings = await self.readers.run(nodes.endings, list(asked))
+            for pk, live in asked.items():
+                if live.is_open:
+                    live.lost_session(endings.get(pk))
+        finally:
+            self._looking.difference_update(asked.values())
+
+    # --- beat and round -----------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                beat = await self.readers.run(nodes.beat, self.id, len(self.connections))
+            except DatabaseError as error:
+                logger.warning("beat failed: %s", error)
+            else:
+                if not beat.known:
+                    await self._come_back()
+                elif beat.requested_state == "draining" and self.drain is None:
+                    self.start_drain(DrainOptions.from_request(beat.drain_options))
+                elif beat.requested_state == "up" and self.drain is not None:
+                    await self.drain.undo()
+            await asyncio.sleep(settings.beat_interval)
+
+    async def _come_back(self) -> None:
+        """The node was declared dead, and lives: a new row, and what is still its own."""
+        old = self.id
+        logger.warning("node %s was declared dead; it registers anew", self.name)
+        await self._register()
+        owned = [(pk, live.generation) for pk, live in self.sessions.items()]
+        await self.readers.run(nodes.adopt, old, self.id, owned)
+
+    async def _rounds(self) -> None:
+        while True:
+            await asyncio.sleep(settings.round_interval)
+            try:
+                await self._round()
+            except DatabaseError as error:
+                logger.warning("round failed: %s", error)
+
+    async def _round(self) -> None:
+        """Compares the registry with the database: this is the truth, all else only hurries."""
+        before = dict(self.sessions)
+        rows = await self.readers.run(nodes.attached, self.id)
+        now = self.loop.time()
+        lost = []
+        for pk, live in before.items():
+            if self.sessions.get(pk) is not live or not live.is_open:
+                continue
+            row = rows.pop(pk, None)
+            if row is None or row[0] != live.generation:
+                lost.append(live)
+            else:
+                live.head_moved(row[1])
+                live.note(now)
+        self.spawn(self.find_out(lost))
+        strays = {pk: row[0] for pk, row in rows.items() if pk not in self.sessions}
+        self._missing = {pk: self._missing.get(pk, now) for pk in strays}
+        long = [(pk, strays[pk]) for pk, since in self._missing.items() if now - since >= 10.0]
+        if long:
+            await self.readers.run(nodes.detach_strays, self.id, long)
+
+    # --- drain --------------------------------------------------------------------------------
+
+    def start_drain(self, options: DrainOptions) -> Drain:
+        """Begins to drain, or returns the drain under way."""
+        if self.drain is None:
+            self.drain = Drain(self, options)
+            self.drain.task = self.loop.create_task(self.drain.run())
+        return self.drain

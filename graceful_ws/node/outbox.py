@@ -1,0 +1,309 @@
+"""What goes to one client: control frames at once, numbered messages strictly by number.
+
+Every sequence that a connection receives is a ``Feed``: a source that knows its head and can be
+read, and a cursor. A message that commits while its feed stands right before it goes straight to
+the socket. In every other case (a resume, a full window, a message that came early) it is not kept
+here at all: one loop reads the feed from the journal until it stands at the head again. Resume,
+spill and repair are this one loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from graceful_ws.conf import settings
+from graceful_ws.core.frames import MAX_ARRAY, Ack, Gap, encode, join
+from graceful_ws.core.window import Cursor, Hole, SendWindow, check_page
+
+logger = logging.getLogger("graceful_ws.connection")
+
+ARRAY_BYTES = 256 * 1024  # several frames travel together up to this size
+PAGE_ROWS = 256
+PAGE_BYTES = 1024 * 1024
+
+
+class Source(Protocol):
+    """A sequence that can be read: the session's own, or a stream."""
+
+    head: int  # the highest number known to be committed
+    name: str | None  # None for the session's own sequence
+    epoch: str | None
+
+    def frame(self, seq: int, data: str) -> str: ...
+    async def read(self, after: int, rows: int) -> list[tuple[int, str]]: ...
+
+
+class Feed:
+    """One sequence on its way to one connection."""
+
+    __slots__ = ("cursor", "source")
+
+    def __init__(self, source: Source, window: SendWindow, position: int) -> None:
+        self.source = source
+        self.cursor = Cursor(window, position=position, acked=position)
+
+    @property
+    def behind(self) -> bool:
+        return self.cursor.position < self.source.head
+
+
+class Outbox:
+    """The sending half of one connection. ``transmit`` sends the text of one WebSocket message;
+    ``on_gap`` is told of every gap. Nothing here waits for another connection."""
+
+    def __init__(
+        self,
+        transmit: Callable[[str | bytes, bool], Awaitable[None]],
+        on_gap: Callable[[Gap], None],
+        spawn: Callable[[Any], asyncio.Task[Any]],
+        *,
+        replay_rows: int,
+        array: int = MAX_ARRAY,
+    ) -> None:
+        self.window = SendWindow(settings.send_window, settings.send_window_bytes)
+        self.feeds: dict[str | None, Feed] = {}
+        self.progress_at = asyncio.get_running_loop().time()
+        self.replayed = 0
+        self._transmit = transmit
+        self._on_gap = on_gap
+        self._spawn = spawn
+        self._replay_rows = replay_rows
+        self._array = array  # frames that may travel as one; 1 for plain clients
+        self._queue: deque[tuple[Any, bool]] = deque()  # (frame, is an application message)
+        self._control = 0
+        self._ack: int | None = None
+        self._results: dict[str, Any] = {}
+        self._sender: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._room = asyncio.Event()
+        self._open = True
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def control(self, frame: str) -> bool:
+        """Queues a control frame. False when too many wait: the client takes nothing."""
+        if not self._open:
+            return True
+        if self._control >= settings.control_frames:
+            return False
+        self._control += 1
+        self._queue.append((frame, False))
+        self._wake()
+        return True
+
+    def plain(self, text: str | bytes) -> None:
+        """Queues an unnumbered application message: a volatile, or anything for a plain client."""
+        if self._open:
+            self._queue.append((text, True))
+            self._wake()
+
+    def one_by_one(self) -> None:
+        """Frames never travel together: for plain clients."""
+        self._array = 1
+
+    @property
+    def crowded(self) -> bool:
+        """True when unnumbered messages should wait or be dropped."""
+        return len(self._queue) >= self.window.max_messages
+
+    async def wait_uncrowded(self) -> None:
+        """Returns when there is room for an unnumbered message, or the connection is over."""
+        while self._open and self.crowded:
+            self._room.clear()
+            await self._room.wait()
+
+    async def wait_window(self, size: int) -> None:
+        """Returns when a numbered message of ``size`` bytes may go, or the connection is over."""
+        while self._open and not self.window.has_room(size):
+            self._room.clear()
+            await self._room.wait()
+
+    def acknowledge(self, seq: int, result: Any = None, *, has_result: bool = False) -> None:
+        """Acknowledges the client's messages up to ``seq``; acks that wait are merged."""
+        if not self._open:
+            return
+        self._ack = seq if self._ack is None else max(seq, self._ack)
+        if has_result:
+            self._results[str(seq)] = result
+        self._wake()
+
+    def add(self, source: Source, position: int) -> Feed:
+        """Starts sending a sequence behind ``position``."""
+        feed = self.feeds[source.name] = Feed(source, self.window, position)
+        if position > source.head:
+            self.gap(feed, "ahead")
+        elif feed.behind:
+            self._catch_up()
+        return feed
+
+    def remove(self, name: str | None) -> None:
+        feed = self.feeds.pop(name, None)
+        if feed is not None:
+            feed.cursor.jump(feed.cursor.position)  # what was on its way frees the window
+            self._room.set()
+
+    def offer(self, feed: Feed, seq: int, frame: str) -> None:
+        """A message has committed. Its source's head already counts it."""
+        if not self._open or seq <= feed.cursor.position:
+            return
+        if seq == feed.cursor.position + 1 and self.window.has_room(len(frame)):
+            feed.cursor.advance(seq, len(frame))
+            self._queue.append((frame, True))
+            self._wake()
+        else:
+            self._catch_up()
+
+    def moved(self, feed: Feed) -> None:
+        """The head of the feed's source has moved, and the messages are not at hand."""
+        if self._open and feed.behind:
+            self._catch_up()
+
+    def client_acked(self, name: str | None, seq: int) -> None:
+        """The client's application has everything up to ``seq``. Raises ProtocolError."""
+        feed = self.feeds.get(name)
+        if feed is not None and feed.cursor.ack(seq):
+            self.progress_at = asyncio.get_running_loop().time()
+            self._room.set()
+
+    def gap(self, feed: Feed, reason: str, oldest: int | None = None) -> None:
+        """Tells the client that messages are missing; both cursors then stand at the head."""
+        source, cursor = feed.source, feed.cursor
+        frame = Gap(
+            reason=reason,
+            head=source.head,
+            stream=source.name,
+            from_=cursor.position + 1,
+            oldest=oldest,
+            epoch=source.epoch,
+        )
+        cursor.jump(source.head)
+        self._queue.append((encode(frame), False))
+        self._control += 1
+        self._wake()
+        self._on_gap(frame)
+
+    # --- out ----------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> bool:
+        """True while anything is queued, being sent, or still to be read from the journal."""
+        return bool(
+            self._queue
+            or self._ack is not None
+            or self._sender is not None
+            or any(feed.behind for feed in self.feeds.values())
+        )
+
+    @property
+    def queued(self) -> bool:
+        """True while anything is queued or being sent."""
+        return bool(self._queue or self._ack is not None or self._sender is not None)
+
+    async def flushed(self) -> None:
+        """Returns when what is queued now has been sent, or the connection is over."""
+        while self._open and self._sender is not None:
+            await asyncio.wait([self._sender])
+
+    def _wake(self) -> None:
+        if self._sender is None:
+            self.progress_at = asyncio.get_running_loop().time()
+            self._sender = self._spawn(self._send_all())
+
+    async def _send_all(self) -> None:
+        try:
+            while self._open and (self._queue or self._ack is not None):
+                text, application = self._take()
+                await self._transmit(text, application)
+                self.progress_at = asyncio.get_running_loop().time()
+                self._room.set()
+        finally:
+            self._sender = None
+
+    def _take(self) -> tuple[str | bytes, bool]:
+        frames: list[str] = []
+        size = 0
+        application = False
+        if self._ack is not None:
+            frames.append(encode(Ack(seq=self._ack, results=self._results)))
+            self._ack, self._results = None, {}
+        queue = self._queue
+        while queue and len(frames) < self._array and size < ARRAY_BYTES:
+            frame, is_message = queue.popleft()
+            if is_message:
+                application = True
+            else:
+                self._control -= 1
+            size += len(frame)
+            frames.append(frame)
+        return join(frames), application
+
+    # --- reading what is not at hand ----------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        if self._reader is None:
+            self._reader = self._spawn(self._read_all())
+
+    async def _read_all(self) -> None:
+        rows = 64
+        try:
+            while self._open:
+                behind = [feed for feed in self.feeds.values() if feed.behind]
+                if not behind:
+                    return
+                for feed in behind:
+                    while self._open and not self.window.has_room():
+                        self._room.clear()
+                        await self._room.wait()
+                    if self._open and self.feeds.get(feed.source.name) is feed:
+                        rows = await self._read_page(feed, rows)
+        except Exception:
+            # The database is away, most likely: the node's next round finds the feed behind.
+            logger.exception("reading the journal failed")
+            await asyncio.sleep(1.0)
+        finally:
+            self._reader = None
+            if self._open and any(feed.behind for feed in self.feeds.values()):
+                self._catch_up()
+
+    async def _read_page(self, feed: Feed, limit: int) -> int:
+        """Reads one page and queues what the window lets go. Returns the next page's rows."""
+        source, cursor = feed.source, feed.cursor
+        head = source.head
+        if head - cursor.position > self._replay_rows:
+            self.gap(feed, "too_far")
+            return limit
+        page = await source.read(cursor.position, limit)
+        # From here to the end nothing waits: what is compared stays true. The cursor may have
+        # moved while the page was read, by messages that came live.
+        if not self._open or self.feeds.get(source.name) is not feed:
+            return limit
+        page = [row for row in page if row[0] > cursor.position]
+        try:
+            check_page(cursor.position, head, [seq for seq, _ in page])
+        except Hole as hole:
+            self.gap(feed, "trimmed", hole.oldest)
+            return limit
+        size = 1
+        for seq, data in page:
+            frame = source.frame(seq, data)
+            size += len(frame)
+            if not self.window.has_room(len(frame)):
+                break
+            cursor.advance(seq, len(frame))
+            self.replayed += 1
+            self._queue.append((frame, True))
+        self._wake()
+        return max(1, min(PAGE_ROWS, PAGE_BYTES * max(1, len(page)) // size))
+
+    def close(self) -> None:
+        """The connection is over: nothing more is sent, nobody waits here any longer."""
+        self._open = False
+        self._queue.clear()
+        self._room.set()
+        for task in (self._sender, self._reader):
+            if task is not None:
+                task.cancel()

@@ -1,0 +1,116 @@
+"""Threads of our own for the store: each keeps its database connection and closes it at its end.
+
+asgiref runs everything thread-sensitive on one global thread, where one slow query would stall
+every consumer of the process (django/channels#2132).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from graceful_ws.conf import settings
+
+Result = TypeVar("Result")
+Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+
+
+class Busy(Exception):
+    """The queue of the threads is full."""
+
+
+class Threads:
+    """A fixed number of threads behind a bounded queue.
+
+    After use you must call ``stop``: it lets what runs finish, closes the database connections
+    and ends the threads.
+    """
+
+    def __init__(self, name: str, count: int, waiting: int) -> None:
+        self._jobs: queue.Queue[Job | None] = queue.Queue(waiting)
+        self._name = name
+        self._count = count
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._lock = threading.Lock()
+
+    async def run(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Runs ``function(*args)`` in one of the threads. Cancelling the caller does not stop it.
+        Raises Busy when too many calls wait already."""
+        if settings.store_in_django_thread:
+            return await sync_to_async(function, thread_sensitive=True)(*args)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        try:
+            self._jobs.put_nowait((lambda: function(*args), loop, future))
+        except queue.Full:
+            raise Busy(f"{self._name}: {self._jobs.maxsize} calls wait already") from None
+        self._ensure_thread()
+        return await future
+
+    def _ensure_thread(self) -> None:
+        with self._lock:
+            if self._threads and (
+                len(self._threads) >= self._count or self._idle >= self._jobs.qsize()
+            ):
+                return
+            number = len(self._threads) + 1
+            thread = threading.Thread(
+                target=self._work, name=f"graceful-{self._name}-{number}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    self._idle += 1
+                job = self._jobs.get()
+                with self._lock:
+                    self._idle -= 1
+                if job is None:
+                    return
+                function, loop, future = job
+                try:
+                    outcome, error = function(), None
+                except BaseException as raised:
+                    outcome, error = None, raised
+                with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
+                    loop.call_soon_threadsafe(_settle, future, outcome, error)
+                del job, function, future, outcome, error
+        finally:
+            connections.close_all()
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """Ends the threads after what they have begun; waits at most ``timeout`` seconds."""
+        threads = self.end()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while any(thread.is_alive() for thread in threads) and loop.time() < deadline:
+            await asyncio.sleep(0.005)
+
+    def end(self) -> list[threading.Thread]:
+        """Asks the threads to end, without waiting for them."""
+        with self._lock:
+            threads, self._threads = self._threads, []
+        for _ in threads:
+            with contextlib.suppress(queue.Full):
+                self._jobs.put_nowait(None)
+        return threads
+
+
+def _settle(future: asyncio.Future[Any], outcome: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(outcome)

@@ -1,0 +1,73 @@
+"""One timer for all connections of a node: a lazy heap of deadlines.
+
+Traffic only ever moves a deadline later, so an entry is looked at when its old time comes and put
+back at the new one; no message touches the heap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .live import LiveConnection
+
+TICK = 0.05  # seconds: deadlines within it are served together
+PROGRESS = 5.0  # seconds: a connection is looked at this often, for a client that takes nothing
+
+
+class Timers:
+    """Calls ``deadline_reached`` of each scheduled connection when its deadline comes."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, LiveConnection]] = []
+        self._count = count()
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.TimerHandle | None = None
+
+    def schedule(self, live: LiveConnection) -> None:
+        """Looks at the connection at its deadline, or in a few seconds; replaces what was."""
+        deadline = live.machine.deadline
+        at = self._loop.time() + PROGRESS
+        if deadline is not None:
+            at = min(at, deadline)
+        if live.deadline is not None and live.deadline <= at:
+            return
+        live.deadline = at
+        heapq.heappush(self._heap, (at, next(self._count), live))
+        if self._handle is None or at < self._handle.when() - TICK:
+            self._arm(at)
+
+    def forget(self, live: LiveConnection) -> None:
+        """The connection is over; its entries are dropped when they come up."""
+        live.deadline = None
+
+    def __len__(self) -> int:
+        return sum(live.deadline == at for at, _, live in self._heap)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._heap.clear()
+
+    def _arm(self, at: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = self._loop.call_at(at, self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        now = self._loop.time()
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            at, _, live = heapq.heappop(heap)
+            if live.deadline != at:
+                continue  # forgotten, or scheduled anew
+            live.deadline = None
+            live.deadline_reached(now)
+            if live.machine.state != "disconnected":
+                self.schedule(live)
+        if heap and self._handle is None:
+            self._arm(max(heap[0][0], now + TICK))

@@ -1,0 +1,66 @@
+"""``receive_in_transaction``: the handler, its client's number and its replies commit together.
+
+Inside it nothing waits for the writer: on SQLite the handler holds the only write lock there is, so
+that would always be a deadlock. What it sends is collected and written as its last step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import InterfaceError, OperationalError
+
+from graceful_ws.core.frames import encode_data
+from graceful_ws.store.base import forget_connection, is_locked, writing
+from graceful_ws.store.rounds import claim
+
+_local = threading.local()
+
+
+class CommitUnknown(Exception):
+    """The database connection broke; whether the transaction committed is not known."""
+
+
+def collected() -> list[str] | None:
+    """The replies collected in this thread; None outside ``receive_in_transaction``."""
+    return getattr(_local, "replies", None)
+
+
+@contextmanager
+def _collecting() -> Iterator[list[str]]:
+    _local.replies = replies = []
+    try:
+        yield replies
+    finally:
+        del _local.replies
+
+
+def receive_in_transaction(
+    consumer: Any, owner: tuple[int, int, int, int], data: Any
+) -> tuple[int, list[str], str | None]:
+    """Runs in a thread. ``owner`` is (session, generation, client_seq, outcomes kept). Returns the
+    number of the first reply, the replies, and the outcome. Raises what the handler raises, Fenced
+    when the number is no longer ours to take; in both cases nothing is kept."""
+    session, generation, client_seq, keep = owner
+    try:
+        with _collecting() as replies:
+            with writing():
+                result = consumer.receive_in_transaction(data)
+                outcome = None if result is None else encode_data({"result": result})
+                first = claim(session, generation, client_seq, replies, outcome, keep)
+            return first, replies, outcome
+    except (OperationalError, InterfaceError) as error:
+        forget_connection()
+        if is_locked(error):
+            raise
+        raise CommitUnknown from error
+
+
+def plain_transaction(consumer: Any, data: Any) -> list[str]:
+    """The same for a plain client, which has no numbers: returns the replies, after the commit."""
+    with _collecting() as replies, writing():
+        consumer.receive_in_transaction(data)
+    return replies

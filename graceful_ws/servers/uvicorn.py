@@ -1,0 +1,140 @@
+"""uvicorn: drain before it closes its listener and sends its own 1012, then exit with 0.
+
+Lifespan shutdown is too late for a drain: it runs after ``Server.shutdown`` has closed the
+sockets. The class attribute is looked up when a server stops, so wrapping it after the server has
+been created, from the application's import, still works; it covers SIGTERM, SIGINT, workers,
+``--reload``, ``--limit-max-requests`` and ``should_exit`` set by a program.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from typing import Any
+
+from uvicorn.server import Server
+
+from . import EXTENSION
+from .signals import Stop
+
+_close_timeout = 10.0
+
+
+def set_close_timeout(seconds: float) -> None:
+    global _close_timeout
+    _close_timeout = seconds
+
+
+def install(stop: Stop) -> dict[str, str]:
+    """Wrap the server class; return what could not be wrapped, and what is lost by that."""
+    missing = {}
+    shutdown = getattr(Server, "shutdown", None)
+    if inspect.iscoroutinefunction(shutdown):
+        Server.shutdown = _drain_first(shutdown, stop)  # type: ignore[method-assign]
+    else:
+        missing["uvicorn.server.Server.shutdown"] = "uvicorn closes connections without a drain"
+    startup = getattr(Server, "startup", None)
+    if inspect.iscoroutinefunction(startup):
+        Server.startup = _wrap_application(startup)  # type: ignore[method-assign]
+    else:
+        missing["uvicorn.server.Server.startup"] = (
+            "connections are cut before the peer has answered the close, and may not be dropped"
+        )
+    return missing
+
+
+def _drain_first(shutdown: Any, stop: Stop) -> Any:
+    @functools.wraps(shutdown)
+    async def drain_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> None:
+        signals = getattr(self, "_captured_signals", None)
+        if signals:
+            # A second SIGINT within the tenth of a second before we came here is the same Ctrl-C.
+            self.force_exit = False
+
+        def force_exit() -> None:
+            # Else uvicorn waits for unfinished HTTP requests, by default for ever.
+            self.force_exit = True
+
+        if not getattr(self, "force_exit", False):
+            await stop.drained(force_exit)
+        await shutdown(self, *args, **kwargs)
+        if signals and _owns_process():
+            # uvicorn raises them again when its own handlers are gone, which kills the process
+            # with SIGTERM however well it ended (Kludex/uvicorn#1600).
+            signals.clear()
+
+    return drain_and_shutdown
+
+
+def _owns_process() -> bool:
+    """Whether ``Server.run`` is what runs: nothing but uvicorn is left to stop.
+
+    A program that awaits ``serve()`` beside other work relies on the signal being raised again.
+    """
+    run = getattr(Server.run, "__code__", None)
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is run:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def _wrap_application(startup: Any) -> Any:
+    @functools.wraps(startup)
+    async def startup_wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
+        application = getattr(self.config, "loaded_app", None)
+        if application is not None and not isinstance(application, _Outermost):
+            self.config.loaded_app = _Outermost(application)
+        await startup(self, *args, **kwargs)
+
+    return startup_wrapped
+
+
+class _Outermost:
+    """The outermost application: the only one that surely sees the protocol's own ``send``."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        if scope["type"] == "websocket":
+            drop = dropper(send)
+            if drop is not None:
+                scope.setdefault("extensions", {})[EXTENSION] = {"drop": drop}
+            protocol: Any = getattr(send, "__self__", None)
+            if hasattr(protocol, "close_timeout"):
+                protocol.close_timeout = _close_timeout
+            if hasattr(protocol, "close_timer"):
+                receive = _until_closed(protocol, receive)
+        return await self._application(scope, receive, send)
+
+
+def _until_closed(protocol: Any, receive: Any) -> Any:
+    """Hold ``websocket.disconnect`` back until the connection is gone.
+
+    uvicorn announces it as soon as it has sent the application's close, and a server that is told
+    to stop then cuts the connection without waiting for the answer: a client with a message on
+    the way would see a reset instead of the close code.
+    """
+
+    async def receive_until_closed() -> Any:
+        event = await receive()
+        if event["type"] == "websocket.disconnect" and protocol.close_timer is not None:
+            await receive()  # the loss of the connection, which uvicorn announces always
+        return event
+
+    return receive_until_closed
+
+
+def dropper(send: Any) -> Any:
+    """``abort`` of the transport behind ``send``, or None when it is not uvicorn's own.
+
+    Returning from the application is not enough: uvicorn then closes the transport only after
+    what is buffered has been sent, which is never for a peer that does not read.
+    """
+    protocol = getattr(send, "__self__", None)
+    if not type(protocol).__module__.startswith("uvicorn."):
+        return None
+    return getattr(getattr(protocol, "transport", None), "abort", None)

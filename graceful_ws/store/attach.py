@@ -1,0 +1,260 @@
+"""Attaching a connection to its session: new, resumed or taken over, in one transaction a round."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Q
+from django.utils import timezone
+
+from graceful_ws.models import InboundResult, OutboundMessage, Session, Subscription
+
+from .base import alias, execute_many, locked_rows, writing
+from .rounds import Later
+
+
+class OtherIdentity(Exception):
+    """The token belongs to a session of somebody else: close 4403."""
+
+
+class StaleAttempt(Exception):
+    """A later hello of the same client object has attached already: close 4104."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a connection speaks for; a token is worth nothing without the same one."""
+
+    user_id: Any = None
+    auth_hash: str = ""
+    session_key_hash: str = ""
+
+    def owns(self, session: Session) -> bool:
+        if session.user_id != self.user_id or session.auth_hash != self.auth_hash:
+            return False
+        return not session.session_key_hash or session.session_key_hash == self.session_key_hash
+
+
+@dataclass(slots=True, eq=False)
+class Attach:
+    """A hello that waits for the writer; ``token`` is what the client sent, None for a new one."""
+
+    node: uuid.UUID
+    consumer: str
+    identity: Identity
+    instance: str
+    attempt: int
+    token: str | None = None
+    last_seq_id: int | None = None
+    positions: dict[str, tuple[str, int]] = field(default_factory=dict)
+    pending_from: int | None = None
+    resumable: bool = True
+    resume_window: float = 3600.0
+    remote_address: str = ""
+    user_agent: str = ""
+    new_token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    attempted: bool = False  # an earlier round took it in, and its commit's answer was lost
+
+    def rolled_back(self) -> None:
+        self.attempted = False
+
+
+@dataclass(slots=True)
+class Attached:
+    """What the connection needs to know of the session that it now owns."""
+
+    session: int
+    uuid: uuid.UUID
+    token: str | None
+    generation: int
+    resumed: bool
+    last_seq: int
+    last_client_seq: int
+    tries: int
+    position: int  # where sending the session's own messages continues
+    taken_over: bool = False  # another instance owned the session before
+    outcomes: dict[int, str] = field(default_factory=dict)
+    subscriptions: list[tuple[str, str, int, int]] = field(default_factory=list)
+
+
+def hash_token(token: str) -> bytes:
+    """SHA-256 of a token; the token itself is stored and logged nowhere."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
+
+
+def attach(entries: Sequence[Attach]) -> list[Any]:
+    """One transaction for many hellos. Returns, one by one, Attached or the OtherIdentity,
+    StaleAttempt or Later that befell it. A resume reads and never consumes: the same hello may
+    come again until one of its welcomes arrives."""
+    outcomes: list[Any] = []
+    now = timezone.now()
+    with writing() as using:
+        sessions = Session.objects.using(using.alias)
+        hashes = {entry: hash_token(entry.token) for entry in entries if entry.token}
+        # A commit whose answer was lost may already have made the session of a new_token.
+        fresh = {entry: hash_token(entry.new_token) for entry in entries}
+        wanted = [*hashes.values(), *fresh.values()]
+        found = {
+            bytes(session.token_hash): session
+            for session in locked_rows(sessions.filter(token_hash__in=wanted), skip_locked=True)
+        }
+        missing = set(hashes.values()) - found.keys()
+        locked = {
+            bytes(value)
+            for value in sessions.filter(token_hash__in=missing).values_list(
+                "token_hash", flat=True
+            )
+        }
+        created: list[Session] = []
+        changed: dict[int, Session] = {}
+        for entry in entries:
+            entry.attempted, attempted = True, entry.attempted
+            token_hash = hashes.get(entry)
+            if token_hash in locked:
+                outcomes.append(Later())
+                continue
+            made = found.get(fresh[entry]) if attempted else None
+            session = made or (found.get(token_hash) if token_hash else None)
+            if made is None and session is not None and not _alive(session, entry, now):
+                session = None
+            if session is None:
+                session = _new(entry, fresh[entry], now)
+                created.append(session)
+                outcomes.append((entry, session, False, False))
+                continue
+            try:
+                taken_over = made is None and _take(session, entry, now, attempted)
+            except (OtherIdentity, StaleAttempt) as error:
+                outcomes.append(error)
+                continue
+            changed[session.pk] = session
+            outcomes.append((entry, session, made is None, taken_over))
+        sessions.bulk_create(created)
+        execute_many(
+            using,
+            f"UPDATE {Session._meta.db_table} SET {', '.join(f'{name}=%s' for name in TAKEN)}"
+            " WHERE id=%s",
+            [(*(getattr(row, name) for name in TAKEN), row.pk) for row in changed.values()],
+        )
+        done = [outcome for outcome in outcomes if isinstance(outcome, tuple)]
+        extras = _extras([outcome for outcome in done if outcome[2]], using.alias)
+        return [
+            _attached(*outcome, extras) if isinstance(outcome, tuple) else outcome
+            for outcome in outcomes
+        ]
+
+
+TAKEN = (
+    *("generation", "instance", "attempt", "node_id", "state", "attached_at", "seen_at"),
+    *("left_at", "remote_address", "user_agent", "resumes", "tries"),
+    *("close_code", "close_reason", "cause"),
+)
+
+
+def _alive(session: Session, entry: Attach, now: Any) -> bool:
+    """An unknown, an ended and an expired session all get the same answer: a new session."""
+    if session.state == Session.State.ENDED or session.consumer != entry.consumer:
+        return False
+    if not session.resumable:
+        return False
+    left = session.left_at
+    return left is None or left + timedelta(seconds=entry.resume_window) >= now
+
+
+def _new(entry: Attach, token_hash: bytes, now: Any) -> Session:
+    return Session(
+        uuid=uuid.uuid4(),
+        token_hash=token_hash,
+        consumer=entry.consumer,
+        user_id=entry.identity.user_id,
+        auth_hash=entry.identity.auth_hash,
+        session_key_hash=entry.identity.session_key_hash,
+        node_id=entry.node,
+        instance=entry.instance,
+        attempt=entry.attempt,
+        resumable=entry.resumable,
+        started_at=now,
+        attached_at=now,
+        seen_at=now,
+        remote_address=entry.remote_address,
+        user_agent=entry.user_agent,
+    )
+
+
+def _take(session: Session, entry: Attach, now: Any, attempted: bool) -> bool:
+    """Makes ``entry`` the owner. True when another instance was it before."""
+    if not entry.identity.owns(session):
+        raise OtherIdentity
+    other = session.instance != entry.instance
+    if not other and entry.attempt <= session.attempt:
+        if attempted and entry.attempt == session.attempt:
+            return False  # our own commit, whose answer was lost
+        raise StaleAttempt
+    session.generation += 1
+    session.instance = entry.instance
+    session.attempt = entry.attempt
+    session.node_id = entry.node
+    session.state = Session.State.ATTACHED
+    session.attached_at = session.seen_at = now
+    session.left_at = None
+    session.remote_address = entry.remote_address
+    session.user_agent = entry.user_agent
+    session.resumes += 1
+    session.close_code = None
+    session.close_reason = session.cause = ""
+    if other:
+        session.tries = 0  # its pending messages are "outcome unknown"; numbers go on
+    return other
+
+
+def _extras(resumed: list[tuple[Any, ...]], using: str) -> dict[str, dict[int, Any]]:
+    """What resumed sessions need beside their row, in one query a table."""
+    extras: dict[str, dict[int, Any]] = {"outcomes": {}, "subscriptions": {}}
+    if not resumed:
+        return extras
+    ids = [session.pk for _, session, _, _ in resumed]
+    asked = Q()
+    for entry, session, _, _ in resumed:
+        if entry.pending_from is not None and entry.pending_from <= session.last_client_seq:
+            asked |= Q(session_id=session.pk, client_seq__gte=entry.pending_from)
+    if asked:
+        for row in InboundResult.objects.using(using).filter(asked).order_by("client_seq"):
+            extras["outcomes"].setdefault(row.session_id, {})[row.client_seq] = row.outcome
+    subscriptions = Subscription.objects.using(using).filter(session_id__in=ids).order_by("pk")
+    for sub in subscriptions:
+        extras["subscriptions"].setdefault(sub.session_id, []).append(
+            (sub.stream, sub.epoch, sub.from_seq, sub.acked_seq)
+        )
+    return extras
+
+
+def _attached(
+    entry: Attach, session: Session, resumed: bool, taken_over: bool, extras: dict[str, Any]
+) -> Attached:
+    position = session.acked_seq if entry.last_seq_id is None else entry.last_seq_id
+    return Attached(
+        session=session.pk,
+        uuid=session.uuid,
+        token=None if resumed else entry.new_token,
+        generation=session.generation,
+        resumed=resumed,
+        last_seq=session.last_seq,
+        last_client_seq=session.last_client_seq,
+        tries=session.tries,
+        position=position if resumed else 0,
+        taken_over=taken_over,
+        outcomes=extras["outcomes"].get(session.pk, {}),
+        subscriptions=extras["subscriptions"].get(session.pk, []),
+    )
+
+
+def oldest(session: int) -> int | None:
+    """The number of the oldest message kept for a session; None when there is none."""
+    rows = OutboundMessage.objects.using(alias()).filter(session_id=session)
+    return rows.order_by("seq").values_list("seq", flat=True).first()

@@ -1,0 +1,114 @@
+"""Transactions of the store: which database, in which mode, and what an error means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from graceful_ws.conf import settings
+
+
+class JournalUnavailable(Exception):
+    """The database does not answer, so nothing can be promised; try again later."""
+
+
+def alias() -> str:
+    """The database alias that holds the tables."""
+    return str(settings.database)
+
+
+def connection() -> BaseDatabaseWrapper:
+    return connections[alias()]
+
+
+@contextmanager
+def writing() -> Iterator[BaseDatabaseWrapper]:
+    """A write transaction on this thread's own connection.
+
+    On SQLite it is IMMEDIATE: a deferred one that read first gets SQLITE_BUSY at once when it
+    comes to write, whatever the timeout. PostgreSQL runs READ COMMITTED: numbering relies on each
+    statement seeing what was committed before it.
+    """
+    using = connection()
+    using.ensure_connection()
+    if using.vendor == "sqlite" and not using.in_atomic_block:
+        using.transaction_mode = "IMMEDIATE"  # type: ignore[attr-defined]
+    with transaction.atomic(using=using.alias):
+        yield using
+
+
+@contextmanager
+def reading() -> Iterator[BaseDatabaseWrapper]:
+    """Autocommit reads: a long transaction would hold back PostgreSQL's clean-up."""
+    yield connection()
+
+
+def forget_connection() -> None:
+    """After an error of the connection: the next use of this thread opens a new one."""
+    using = connection()
+    if not using.in_atomic_block:
+        using.close()
+
+
+def prepare() -> None:
+    """Once a process: puts a SQLite file into WAL mode, where readers do not wait for the writer."""
+    using = connection()
+    if using.vendor == "sqlite" and settings.sqlite_wal and not using.in_atomic_block:
+        with using.cursor() as cursor:
+            mode = cursor.execute("PRAGMA journal_mode").fetchone()[0]
+            if mode not in ("wal", "memory"):
+                cursor.execute("PRAGMA journal_mode=WAL")
+
+
+def probe() -> None:
+    """Asks the database for nothing; raises what it raises when it is away."""
+    forget_connection()
+    with connection().cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def is_outage(error: BaseException) -> bool:
+    """True when the database is away or stuck; the entry is not to blame and is tried again."""
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+def is_locked(error: BaseException) -> bool:
+    """True for SQLite's "database is locked": another writer is slow, the database is not down."""
+    return isinstance(error, OperationalError) and "locked" in str(error)
+
+
+def locked_rows(queryset, *, skip_locked: bool):  # type: ignore[no-untyped-def]
+    """The session rows of ``queryset``, locked in id order (a no-op on SQLite, whose write
+    transactions exclude each other)."""
+    return queryset.order_by("pk").select_for_update(
+        of=("self",), no_key=True, skip_locked=skip_locked
+    )
+
+
+def execute_many(
+    using: BaseDatabaseWrapper, sql: str, parameters: Sequence[tuple[Any, ...]]
+) -> None:
+    """One statement for many rows; on PostgreSQL psycopg pipelines it."""
+    if not parameters:
+        return
+    adapt = using.ops.adapt_datetimefield_value
+    uuids = using.features.has_native_uuid_field
+    rows = [
+        tuple(
+            adapt(value)
+            if isinstance(value, datetime)
+            else value.hex
+            if isinstance(value, UUID) and not uuids
+            else value
+            for value in values
+        )
+        for values in parameters
+    ]
+    with using.cursor() as cursor:
+        cursor.executemany(sql, rows)

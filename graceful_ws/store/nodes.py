@@ -1,0 +1,229 @@
+"""Nodes: registering, beating, what a node must know each round, and the dead."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db.models import F
+from django.utils import timezone
+
+from graceful_ws.models import AuditEntry, Node, Session
+
+from .base import alias, locked_rows, writing
+
+LIVE = (Node.State.UP, Node.State.DRAINING, Node.State.DRAINED)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a process says of itself when it registers."""
+
+    name: str
+    host: str
+    pid: int
+    server: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What the database answers to a beat; ``known`` is False for a node declared dead."""
+
+    known: bool
+    requested_state: str = ""
+    drain_options: dict[str, Any] = field(default_factory=dict)
+    draining_nodes: int = 1
+
+
+def register(me: Identity) -> uuid.UUID:
+    """A new row for this process; returns its id."""
+    now = timezone.now()
+    node = Node(
+        name=me.name,
+        host=me.host,
+        pid=me.pid,
+        server=me.server,
+        version=me.version,
+        started_at=now,
+        beat_at=now,
+    )
+    with writing() as using:
+        node.save(using=using.alias, force_insert=True)
+    return node.id
+
+
+def beat(node: uuid.UUID, connections: int) -> Beat:
+    """Counts the beat up and reads what is asked of the node."""
+    with writing() as using:
+        nodes = Node.objects.using(using.alias)
+        updated = nodes.filter(pk=node, state__in=LIVE).update(
+            beat=F("beat") + 1, beat_at=timezone.now(), connections=connections
+        )
+        if not updated:
+            return Beat(known=False)
+        requested, options = nodes.values_list("requested_state", "drain_options").get(pk=node)
+    return Beat(True, requested, json.loads(options) if options else {})
+
+
+def report(node: uuid.UUID, state: str | None = None, **fields: Any) -> None:
+    """What a draining node says of itself."""
+    if state is not None:
+        fields["state"] = state
+    with writing() as using:
+        Node.objects.using(using.alias).filter(pk=node).update(**fields)
+
+
+def draining_count() -> int:
+    """How many nodes drain now: they share one rate of reconnects."""
+    nodes = Node.objects.using(alias())
+    return max(1, nodes.filter(state=Node.State.DRAINING).count())
+
+
+def adopt(old: uuid.UUID, new: uuid.UUID, owned: Sequence[tuple[int, int]]) -> None:
+    """A node that was declared dead and lives: what is still its own becomes the new row's."""
+    with writing() as using:
+        sessions = Session.objects.using(using.alias)
+        rows = {
+            row.pk: row.generation
+            for row in locked_rows(
+                sessions.filter(pk__in=[pk for pk, _ in owned], node_id=old), skip_locked=False
+            )
+        }
+        mine = [pk for pk, generation in owned if rows.get(pk) == generation]
+        sessions.filter(pk__in=mine, state=Session.State.ATTACHED).update(node_id=new)
+
+
+def attached(node: uuid.UUID) -> dict[int, tuple[int, int]]:
+    """The sessions attached to a node: id to (generation, last_seq)."""
+    rows = Session.objects.using(alias()).filter(node_id=node, state=Session.State.ATTACHED)
+    return {pk: (generation, seq) for pk, generation, seq in rows.values_list(
+        "pk", "generation", "last_seq"
+    )}
+
+
+def endings(sessions: Sequence[int]) -> dict[int, tuple[str, int | None, str, str]]:
+    """Why sessions are no longer attached here: id to (state, code, reason, instance)."""
+    rows = Session.objects.using(alias()).filter(pk__in=sessions)
+    return {
+        pk: (state, code, reason, instance)
+        for pk, state, code, reason, instance in rows.values_list(
+            "pk", "state", "close_code", "close_reason", "instance"
+        )
+    }
+
+
+def detach_strays(node: uuid.UUID, sessions: Sequence[tuple[int, int]]) -> None:
+    """Rows that say attached to a node which has no such connection: (id, generation) pairs."""
+    with writing() as using:
+        now = timezone.now()
+        rows = Session.objects.using(using.alias)
+        for pk, generation in sorted(sessions):
+            rows.filter(
+                pk=pk, generation=generation, node_id=node, state=Session.State.ATTACHED
+            ).update(
+                state=Session.State.DETACHED,
+                generation=F("generation") + 1,
+                node=None,
+                left_at=now,
+                cause="lost",
+                connection_state="",
+            )
+
+
+def beats(me: uuid.UUID) -> dict[uuid.UUID, int]:
+    """The beats of all other nodes that are said to live."""
+    rows = Node.objects.using(alias()).filter(state__in=LIVE).exclude(pk=me)
+    return dict(rows.values_list("pk", "beat"))
+
+
+def declare_dead(node: uuid.UUID, beat: int) -> bool:
+    """Conditional on the beat that was watched; True when this call did it."""
+    with writing() as using:
+        nodes = Node.objects.using(using.alias)
+        return bool(
+            nodes.filter(pk=node, beat=beat, state__in=LIVE).update(
+                state=Node.State.DEAD, connections=0
+            )
+        )
+
+
+def detach_dead(batch: int = 500) -> int:
+    """Detaches sessions of nodes that are dead or stopped; returns how many. Derived from state,
+    so any node finishes what another began. Adds 1 to the generation: the node may yet live."""
+    with writing() as using:
+        sessions = Session.objects.using(using.alias)
+        gone = Node.objects.using(using.alias).filter(
+            state__in=(Node.State.DEAD, Node.State.STOPPED)
+        )
+        attached = sessions.filter(state=Session.State.ATTACHED, node__in=gone)
+        ids = list(attached.order_by("pk").values_list("pk", flat=True)[:batch])
+        if not ids:
+            return 0
+        rows = locked_rows(
+            sessions.filter(pk__in=ids, state=Session.State.ATTACHED, node__in=gone),
+            skip_locked=True,
+        )
+        mine = [row.pk for row in rows]
+        sessions.filter(pk__in=mine).update(
+            state=Session.State.DETACHED,
+            generation=F("generation") + 1,
+            node=None,
+            left_at=timezone.now(),
+            cause="node_lost",
+            connection_state="",
+        )
+        sessions.filter(pk__in=mine, resumable=False).update(
+            state=Session.State.ENDED, ended_at=timezone.now()
+        )
+        return len(mine)
+
+
+def end_session(
+    public_id: uuid.UUID, code: int, reason: str, *, actor: str = "", cause: str = "closed"
+) -> bool:
+    """Ends a session from outside its node, which closes the connection at its next look.
+
+    Returns False when there is no such session or it has ended already.
+    """
+    with writing() as using:
+        sessions = Session.objects.using(using.alias)
+        session = locked_rows(sessions.filter(uuid=public_id), skip_locked=False).first()
+        if session is None or session.state == Session.State.ENDED:
+            return False
+        now = timezone.now()
+        sessions.filter(pk=session.pk).update(
+            state=Session.State.ENDED,
+            generation=F("generation") + 1,
+            ended_at=now,
+            left_at=session.left_at or now,
+            close_code=code,
+            close_reason=reason,
+            cause=cause,
+            connection_state="",
+        )
+        AuditEntry.objects.using(using.alias).create(
+            at=now, session=public_id, actor=actor, event="close_session", code=code, reason=reason
+        )
+        return True
+
+
+def request(state: str, options: dict[str, Any], **which: Any) -> list[uuid.UUID]:
+    """Asks live nodes (``name=…``, ``host=…`` or all) for a state; returns the nodes asked."""
+    with writing() as using:
+        nodes = Node.objects.using(using.alias).filter(state__in=LIVE, **which)
+        ids = list(nodes.values_list("pk", flat=True))
+        Node.objects.using(using.alias).filter(pk__in=ids).update(
+            requested_state=state, drain_options=json.dumps(options), drain_progress=""
+        )
+        return ids
+
+
+def audit(event: str, *, node: str = "", actor: str = "", reason: str = "") -> None:
+    with writing() as using:
+        AuditEntry.objects.using(using.alias).create(
+            at=timezone.now(), node=node, actor=actor, event=event, reason=reason[:200]
+        )

@@ -1,0 +1,119 @@
+"""What goes, and when: in small batches, so that no transaction holds a lock for long."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+from django.db.models import F, Q
+from django.db.models.functions import Length
+from django.utils import timezone
+
+from graceful_ws.conf import settings
+from graceful_ws.models import (
+    AuditEntry,
+    InboundResult,
+    Node,
+    OutboundMessage,
+    Session,
+    StreamMessage,
+    Subscription,
+)
+
+from .base import alias, locked_rows, writing
+
+BATCH = 500
+
+
+def expire() -> list[tuple[uuid.UUID, str]]:
+    """Ends sessions that nobody resumed in time. Returns (public id, consumer) of each."""
+    now = timezone.now()
+    gone = now - timedelta(seconds=settings.resume_window)
+    unused = now - timedelta(seconds=settings.anonymous_unused)
+    with writing() as using:
+        sessions = Session.objects.using(using.alias)
+        detached = sessions.filter(state=Session.State.DETACHED)
+        due = detached.filter(
+            Q(left_at__lt=gone)
+            | Q(
+                left_at__lt=unused,
+                user=None,
+                last_seq=0,
+                last_client_seq=0,
+            )
+        )
+        ids = list(due.order_by("pk").values_list("pk", flat=True)[:BATCH])
+        if not ids:
+            return []
+        rows = list(
+            locked_rows(
+                sessions.filter(pk__in=ids, state=Session.State.DETACHED), skip_locked=True
+            )
+        )
+        # Read again under the lock: a resume may have come between.
+        rows = [row for row in rows if row.left_at is not None and row.left_at < unused]
+        sessions.filter(pk__in=[row.pk for row in rows]).update(
+            state=Session.State.ENDED, ended_at=now, generation=F("generation") + 1, cause="expired"
+        )
+        return [(row.uuid, row.consumer) for row in rows]
+
+
+def purge() -> int:
+    """Removes one batch of everything that may go; returns how many rows went.
+
+    Acknowledged messages are not its work: the round that notes the acknowledgement deletes them.
+    """
+    now = timezone.now()
+    using = alias()
+    old = now - timedelta(seconds=settings.journal_age)
+    ended = now - timedelta(seconds=settings.ended_age)
+    audited = now - timedelta(seconds=settings.audit_age)
+    sessions = Session.objects.using(using)
+    over = sessions.filter(state=Session.State.ENDED, ended_at__lt=ended)
+    ids = list(over.order_by("pk").values_list("pk", flat=True)[:BATCH])
+    messages = OutboundMessage.objects.using(using)
+    nodes = Node.objects.using(using)
+    gone = nodes.filter(state__in=(Node.State.STOPPED, Node.State.DEAD), beat_at__lt=ended)
+    removed = sum(
+        _delete(rows)
+        for rows in (
+            messages.filter(created_at__lt=old),
+            StreamMessage.objects.using(using).filter(created_at__lt=old, seq__isnull=False),
+            messages.filter(session__in=ids),
+            InboundResult.objects.using(using).filter(session__in=ids),
+            Subscription.objects.using(using).filter(session__in=ids),
+            gone,
+            AuditEntry.objects.using(using).filter(at__lt=audited),
+        )
+    )
+    if ids and not messages.filter(session__in=ids).exists():
+        removed += _delete(sessions.filter(pk__in=ids))
+    return removed + cap()
+
+
+def cap() -> int:
+    """Keeps ``journal_rows`` and ``journal_bytes`` of each session with a long backlog; what a cap
+    removes ends in a gap for the reader. Returns how many rows went."""
+    sessions = Session.objects.using(alias()).annotate(backlog=F("last_seq") - F("acked_seq"))
+    fewest = min(settings.journal_rows, settings.journal_bytes // settings.send_bytes)
+    long = sessions.filter(backlog__gt=fewest).order_by("-backlog")[:BATCH]
+    removed = 0
+    for pk, last_seq in list(long.values_list("pk", "last_seq")):
+        rows = OutboundMessage.objects.using(alias()).filter(session=pk)
+        cut = last_seq - settings.journal_rows
+        size = 0
+        for seq, length in rows.order_by("-seq").values_list("seq", Length("data")).iterator():
+            size += length
+            if size > settings.journal_bytes or seq <= cut:
+                removed += _delete(rows.filter(seq__lte=seq))
+                break
+    return removed
+
+
+def _delete(rows) -> int:  # type: ignore[no-untyped-def]
+    ids = list(rows.order_by("pk").values_list("pk", flat=True)[:BATCH])
+    if not ids:
+        return 0
+    with writing() as using:
+        table = rows.model._base_manager.using(using.alias)
+        return int(table.filter(pk__in=ids)._raw_delete(using.alias))

@@ -1,0 +1,392 @@
+"""One round of the writer: many entries of many sessions in one transaction.
+
+A round locks the rows of all its sessions, applies the entries in order to what it read under the
+lock, and writes the result with a handful of statements. Numbers are given here and nowhere else:
+a number given outside the transaction that writes the row would leave a hole when that fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import InterfaceError, OperationalError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
+
+from graceful_ws.models import InboundResult, OutboundMessage, Session, Subscription
+
+from .base import alias, execute_many, is_outage, locked_rows, writing
+
+
+class Fenced(Exception):
+    """The session no longer belongs to this connection: taken over, detached or ended."""
+
+
+class Later(Exception):
+    """The row is locked by somebody else; the entry waits for the next round."""
+
+
+@dataclass(slots=True)
+class Row:
+    """What a round knows of a session, read under its lock."""
+
+    id: int
+    generation: int
+    state: str
+    last_seq: int
+    acked_seq: int
+    last_client_seq: int
+    tries: int
+    changed: bool = False
+
+
+COLUMNS = ("id", "generation", "state", "last_seq", "acked_seq", "last_client_seq", "tries")
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One thing to write for one session, as the owner of ``generation``."""
+
+    session: int
+    generation: int
+
+    def apply(self, row: Row, work: Round) -> Any:
+        """Changes ``row`` and adds to ``work``; what it returns is the entry's outcome."""
+        raise NotImplementedError
+
+    def rolled_back(self) -> None:
+        """The attempt certainly did not commit."""
+
+    def owned(self, row: Row) -> None:
+        if row.generation != self.generation or row.state != Session.State.ATTACHED:
+            raise Fenced
+
+
+@dataclass(slots=True, eq=False)
+class Append(Entry):
+    """Numbers and keeps messages to the client. Outcome: the number of the first."""
+
+    data: Sequence[str] = ()
+    expected: int | None = None
+
+    def apply(self, row: Row, work: Round) -> int:
+        self.owned(row)
+        if self.expected is not None and row.last_seq >= self.expected:
+            return self.expected  # the commit whose answer was lost did happen
+        first = row.last_seq + 1
+        self.expected = first
+        work.append(row, self.data)
+        return first
+
+    def rolled_back(self) -> None:
+        self.expected = None
+
+
+@dataclass(slots=True, eq=False)
+class Complete(Entry):
+    """Moves ``last_client_seq`` from n - 1 to n together with the outcome.
+
+    Outcome: True when this entry moved it, False when it was there already (the handler's own
+    transaction has won against its time limit).
+    """
+
+    client_seq: int = 0
+    outcome: str | None = None  # encoded {"result": …} or {"nack": …}; None: a plain ack
+    keep: int = 64  # outcomes of the last so many numbers are kept
+    attempted: bool = False
+
+    def apply(self, row: Row, work: Round) -> bool:
+        self.owned(row)
+        if row.last_client_seq >= self.client_seq:
+            return self.attempted and work.has_outcome(self)
+        if row.last_client_seq != self.client_seq - 1:
+            raise Fenced
+        self.attempted = True
+        work.complete(row, self.client_seq, self.outcome, self.keep)
+        return True
+
+    def rolled_back(self) -> None:
+        self.attempted = False
+
+
+@dataclass(slots=True, eq=False)
+class CountTry(Entry):
+    """Counts a start of the handler of ``client_seq`` that may not be the first.
+
+    Outcome: the count. Past 1 the handler must not be started: it may have run twice already.
+    """
+
+    client_seq: int = 0
+
+    def apply(self, row: Row, work: Round) -> int:
+        self.owned(row)
+        if row.last_client_seq != self.client_seq - 1:
+            raise Fenced
+        row.tries += 1
+        row.changed = True
+        return row.tries
+
+
+@dataclass(slots=True, eq=False)
+class Note(Entry):
+    """What is good to know and costs nothing when lost: acknowledgements, liveness for the admin."""
+
+    acked_seq: int = 0
+    streams: dict[str, int] = field(default_factory=dict)
+    connection_state: str = ""
+    rtt_ms: int | None = None
+
+    def apply(self, row: Row, work: Round) -> None:
+        self.owned(row)
+        self.acknowledge(row, work)
+        work.notes.append((work.now, self.connection_state, self.rtt_ms, row.id))
+
+    def acknowledge(self, row: Row, work: Round) -> None:
+        if self.acked_seq > row.acked_seq:
+            row.acked_seq = min(self.acked_seq, row.last_seq)
+            row.changed = True
+            work.acked.append((row.id, row.acked_seq))
+        for stream, seq in self.streams.items():
+            work.stream_acks.append((row.id, stream, seq))
+
+
+@dataclass(slots=True, eq=False)
+class Detach(Note):
+    """The connection is gone. With ``end`` the session is over too. Outcome: True when it was
+    this entry that did it."""
+
+    end: bool = False
+    close_code: int | None = None
+    close_reason: str = ""
+    cause: str = ""
+
+    def apply(self, row: Row, work: Round) -> bool:
+        if row.generation != self.generation or row.state != Session.State.ATTACHED:
+            return False
+        self.acknowledge(row, work)
+        row.state = Session.State.ENDED if self.end else Session.State.DETACHED
+        work.detached.append(
+            (
+                row.state,
+                work.now,
+                work.now if self.end else None,
+                self.close_code,
+                self.close_reason,
+                self.cause,
+                row.id,
+            )
+        )
+        return True
+
+
+class Round:
+    """Collects what the entries of one transaction write."""
+
+    def __init__(self, using: BaseDatabaseWrapper, now: datetime) -> None:
+        self.using = using
+        self.now = now
+        self.messages: list[OutboundMessage] = []
+        self.results: list[InboundResult] = []
+        self.old_results: list[tuple[int, int]] = []
+        self.notes: list[tuple[Any, ...]] = []
+        self.detached: list[tuple[Any, ...]] = []
+        self.stream_acks: list[tuple[int, str, int]] = []
+        self.acked: list[tuple[int, int]] = []
+
+    def append(self, row: Row, data: Sequence[str]) -> None:
+        for text in data:
+            row.last_seq += 1
+            self.messages.append(
+                OutboundMessage(
+                    session_id=row.id, seq=row.last_seq, data=text, created_at=self.now
+                )
+            )
+        row.changed = True
+
+    def complete(self, row: Row, client_seq: int, outcome: str | None, keep: int) -> None:
+        row.last_client_seq = client_seq
+        row.tries = 0
+        row.changed = True
+        if outcome is not None:
+            self.results.append(
+                InboundResult(session_id=row.id, client_seq=client_seq, outcome=outcome)
+            )
+        if client_seq % keep == 0:
+            self.old_results.append((row.id, client_seq - keep))
+
+    def has_outcome(self, entry: Complete) -> bool:
+        if entry.outcome is None:
+            return True
+        return (
+            InboundResult.objects.using(self.using.alias)
+            .filter(session_id=entry.session, client_seq=entry.client_seq, outcome=entry.outcome)
+            .exists()
+        )
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Everything collected, in a constant number of statements."""
+        name = self.using.alias
+        if self.messages:
+            OutboundMessage.objects.using(name).bulk_create(self.messages)
+        if self.results:
+            InboundResult.objects.using(name).bulk_create(self.results)
+        changed = [
+            (row.last_seq, row.acked_seq, row.last_client_seq, row.tries, row.id)
+            for row in rows
+            if row.changed
+        ]
+        session = Session._meta.db_table
+        execute_many(
+            self.using,
+            f"UPDATE {session} SET last_seq=%s, acked_seq=%s, last_client_seq=%s, tries=%s"
+            " WHERE id=%s",
+            changed,
+        )
+        execute_many(
+            self.using,
+            f"UPDATE {session} SET seen_at=%s, connection_state=%s, rtt_ms=%s WHERE id=%s",
+            self.notes,
+        )
+        execute_many(
+            self.using,
+            f"UPDATE {session} SET state=%s, node_id=NULL, left_at=%s, ended_at=%s, close_code=%s,"
+            " close_reason=%s, cause=%s, connection_state='' WHERE id=%s",
+            self.detached,
+        )
+        execute_many(
+            self.using,
+            f"DELETE FROM {OutboundMessage._meta.db_table} WHERE session_id=%s AND seq<=%s",
+            self.acked,
+        )
+        execute_many(
+            self.using,
+            f"DELETE FROM {InboundResult._meta.db_table} WHERE session_id=%s AND client_seq<=%s",
+            self.old_results,
+        )
+        execute_many(
+            self.using,
+            f"UPDATE {Subscription._meta.db_table} SET acked_seq=%s"
+            " WHERE session_id=%s AND stream=%s AND acked_seq<%s",
+            [(seq, session, stream, seq) for session, stream, seq in self.stream_acks],
+        )
+
+
+def commit(entries: Sequence[Entry]) -> list[Any]:
+    """One transaction for all entries. Returns, entry by entry, its outcome or the Fenced or
+    Later that befell it. Raises what the database raises; then nothing was kept, unless the
+    connection broke during the commit itself."""
+    outcomes: list[Any] = []
+    with writing() as using:
+        work = Round(using, timezone.now())
+        rows, gone = _lock({entry.session for entry in entries}, using.alias)
+        for entry in entries:
+            row = rows.get(entry.session)
+            try:
+                if row is None:
+                    raise Fenced if entry.session in gone else Later
+                outcomes.append(entry.apply(row, work))
+            except (Fenced, Later) as error:
+                outcomes.append(error)
+        work.write(list(rows.values()))
+    return outcomes
+
+
+def commit_all(entries: Sequence[Entry]) -> list[Any]:
+    """``commit``, and when one entry's data is refused, the others without it: the round is cut in
+    halves until the culprit stands alone and gets its error. When the database goes away the
+    entries without an outcome get that error, and must be given again, first and in order."""
+    try:
+        return commit(entries)
+    except (OperationalError, InterfaceError) as error:
+        return [error] * len(entries)
+    except Exception as error:
+        for entry in entries:
+            entry.rolled_back()
+        if len(entries) == 1:
+            return [error]
+    middle = len(entries) // 2
+    outcomes = commit_all(entries[:middle])
+    if any(is_outage(outcome) for outcome in outcomes):
+        return outcomes + [outcomes[-1]] * (len(entries) - middle)
+    return outcomes + commit_all(entries[middle:])
+
+
+def _lock(ids: set[int], using: str) -> tuple[dict[int, Row], set[int]]:
+    """Locks what is free. Rows locked elsewhere are left for the next round: one handler inside
+    its transaction must not stop the node. Returns the rows, and the ids that do not exist."""
+    sessions = Session.objects.using(using)
+    found = locked_rows(sessions.filter(pk__in=ids), skip_locked=True)
+    rows = {values[0]: Row(*values) for values in found.values_list(*COLUMNS)}
+    missing = ids - rows.keys()
+    if not missing:
+        return rows, missing
+    return rows, missing - set(sessions.filter(pk__in=missing).values_list("pk", flat=True))
+
+
+def claim(
+    session: int,
+    generation: int,
+    client_seq: int,
+    replies: Sequence[str],
+    outcome: str | None,
+    keep: int,
+) -> int:
+    """The last step of ``receive_in_transaction``, inside the handler's own transaction: takes the
+    client's number and writes the replies. Returns the number of the first reply.
+
+    Raises Fenced when the session was taken over or the number is consumed already; then the
+    caller's whole transaction must roll back.
+    """
+    with writing() as using:
+        sessions = Session.objects.using(using.alias).filter(pk=session)
+        values = locked_rows(sessions, skip_locked=False).values_list(*COLUMNS).first()
+        if values is None:
+            raise Fenced
+        row = Row(*values)
+        if (
+            row.generation != generation
+            or row.state != Session.State.ATTACHED
+            or row.last_client_seq != client_seq - 1
+        ):
+            raise Fenced
+        work = Round(using, timezone.now())
+        first = row.last_seq + 1
+        work.append(row, replies)
+        work.complete(row, client_seq, outcome, keep)
+        work.write([row])
+        return first
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Where a session stands, as committed."""
+
+    session: int
+    generation: int
+    last_seq: int
+    last_client_seq: int
+
+
+def standing(session: int, client_seq: int = 0) -> tuple[Numbers, str | None] | None:
+    """A session's numbers and the kept outcome of ``client_seq``; None when it does not exist."""
+    rows = Session.objects.using(alias()).filter(pk=session)
+    values = rows.values_list("pk", "generation", "last_seq", "last_client_seq").first()
+    if values is None:
+        return None
+    results = InboundResult.objects.using(alias())
+    found = results.filter(session_id=session, client_seq=client_seq)
+    return Numbers(*values), found.values_list("outcome", flat=True).first()
+
+
+def page(session: int, after: int, rows: int) -> list[tuple[int, str]]:
+    """The session's own messages behind ``after``, in order: ``(seq, data)``."""
+    found = (
+        OutboundMessage.objects.using(alias())
+        .filter(session_id=session, seq__gt=after)
+        .order_by("seq")
+        .values_list("seq", "data")[:rows]
+    )
+    return list(found)

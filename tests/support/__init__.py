@@ -1,0 +1,1 @@
+"""What the tests stand on: real database, Redis and ASGI servers, a TCP proxy, and waiting."""
