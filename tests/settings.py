@@ -84,9 +84,7 @@ if _SUBPROCESS_DATABASE:  # a server or a command: its output is shown when its 
     LOGGING = {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {
-            "line": {"format": "%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s"}
-        },
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["console"], "level": "INFO"},
     }

@@ -227,11 +227,13 @@ class Outbox:
         frames: list[str] = []
         size = 0
         application = False
+        ack = None
         if self._ack is not None:
-            frames.append(encode(Ack(seq=self._ack, results=self._results)))
+            ack = encode(Ack(seq=self._ack, results=self._results))
             self._ack, self._results = None, {}
         queue = self._queue
-        while queue and len(frames) < self._array and size < ARRAY_BYTES:
+        limit = self._array if ack is None else self._array - 1
+        while queue and len(frames) < limit and size < ARRAY_BYTES:
             frame, is_message = queue.popleft()
             if is_message:
                 application = True
@@ -239,6 +241,8 @@ class Outbox:
                 self._control -= 1
             size += len(frame)
             frames.append(frame)
+        if ack is not None:
+            frames.append(ack)  # behind what waited: nothing comes before the welcome
         return join(frames), application
 
     # --- reading what is not at hand ----------------------------------------------------------

@@ -124,7 +124,7 @@ def explore(model: Model[S], *, limit: int = 500_000) -> Report:
         if stuck:
             _raise_if(model.unfinished(state), state, came_by)
             ends.append(state)
-    _raise_if_trapped(came_by, came_from, ends)
+    _raise_if_trapped(model, came_by, came_from, ends)
     return Report(states=len(came_by), steps=steps, ends=len(ends))
 
 
@@ -142,7 +142,10 @@ def _raise_if(broken: Broken | None, state: S, came_by: dict[S, tuple[S, str] | 
 
 
 def _raise_if_trapped(
-    came_by: dict[S, tuple[S, str] | None], came_from: dict[S, list[S]], ends: list[S]
+    model: Model[S],
+    came_by: dict[S, tuple[S, str] | None],
+    came_from: dict[S, list[S]],
+    ends: list[S],
 ) -> None:
     """Walk back from the ends: a state that is not met comes to none by itself (a livelock)."""
     can_end = set(ends)
@@ -154,8 +157,20 @@ def _raise_if_trapped(
                 waiting.append(before)
     for state in came_by:  # in the order of discovery: the first is the nearest
         if state not in can_end:
-            why = "from here steps go on for ever and none leads to an end"
-            raise Violation(Broken(Promise.NO_DEADLOCK, why), _trace(state, came_by))
+            why = "steps go on for ever and none leads to an end"
+            lines = (*_trace(state, came_by), *_circle(model, state))
+            raise Violation(Broken(Promise.NO_DEADLOCK, why), lines)
+
+
+def _circle(model: Model[S], state: S) -> Iterator[str]:
+    """Walk on from a state that comes to no end, until a state comes again."""
+    seen = set()
+    while state not in seen:
+        seen.add(state)
+        found = [(p, words, after) for p in model.processes() for words, after in p(state)]
+        process, words, state = next((f for f in found if f[2] != state), found[0])
+        yield f"{_name(process)}: {words}"
+    yield "... and so on: it has been here before"
 
 
 def _trace(state: S, came_by: dict[S, tuple[S, str] | None]) -> tuple[str, ...]:

@@ -53,6 +53,8 @@ class Connection:
                 self._start(self._close(value))
             case "work" | "flood":
                 self._start(getattr(self, f"_{name}")())
+            case "say":
+                await self.send(said="x" * value)
             case "finish":
                 self.may_finish.set()
             case "drop":
@@ -168,6 +170,14 @@ async def close_before_accept(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "websocket.close"})
 
 
+async def split_header(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    try:
+        await send({"type": "websocket.accept", "headers": [(b"x-user", b"a\r\nset-cookie: b=c")]})
+    except ValueError:
+        await send({"type": "websocket.close"})
+
+
 async def with_headers(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     headers = [(b"x-node", b"one"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
@@ -179,6 +189,7 @@ PATHS = {
     "/refuse": refuse,
     "/close": close_before_accept,
     "/headers": with_headers,
+    "/split-header": split_header,
     "/ends": ends,
 }
 
@@ -187,9 +198,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         return
     if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-        return
+        await asyncio.Event().wait()  # a request that never ends
 
     async def hidden(message: Any) -> None:
         await send(message)

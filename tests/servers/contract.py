@@ -92,9 +92,12 @@ class Client:
     async def order(self, **order: Any) -> None:
         await self.connection.send(json.dumps(order))
 
-    async def expect(self, **message: Any) -> None:
+    async def receive(self) -> Any:
         async with asyncio.timeout(WITHIN):
-            assert json.loads(await self.connection.recv()) == message
+            return json.loads(await self.connection.recv())
+
+    async def expect(self, **message: Any) -> None:
+        assert await self.receive() == message
 
     async def end(self) -> tuple[int | None, str | None]:
         """Code and reason of the close frame; (1006, "") when there was none."""
@@ -135,6 +138,13 @@ class Peer:
                     yield first & 0x0F, await self.reader.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError):
             return
+
+    async def close_code(self) -> int:
+        """The code of the next frame, which has to be a close frame."""
+        async for opcode, body in self.frames():
+            assert opcode == 8, (opcode, body)
+            return int.from_bytes(body[:2])
+        raise AssertionError("the connection ended without a close frame")
 
     async def close_codes(self) -> list[int]:
         """The codes of all close frames up to the end of the connection."""
@@ -193,8 +203,7 @@ class AdapterContract:
     async def test_peer_that_never_answers_the_close_can_be_dropped(self, server: Server) -> None:
         async with server.client() as operator, peer(server, "/never-answers") as silent:
             silent.send_frame(0x81, b'{"close": {"code": 4501}}')
-            closing = [body async for opcode, body in until(silent.frames(), 8)]
-            assert int.from_bytes(closing[0][:2]) == 4501
+            assert await silent.close_code() == 4501
             started = time.monotonic()
             await operator.order(drop="/never-answers")
             assert await silent.close_codes() == []
@@ -207,8 +216,7 @@ class AdapterContract:
             await until_server_is_stuck(deaf)
             async with server.client("/ends") as observer:
                 await operator.order(drop="/does-not-read")
-                end = json.loads(await asyncio.wait_for(observer.connection.recv(), WITHIN))
-                assert end["path"] == "/does-not-read"
+                assert (await observer.receive())["path"] == "/does-not-read"
 
     # Refusing
 
@@ -317,15 +325,6 @@ class AdapterContract:
         async with peer(server) as silent:
             silent.send_frame(0x81, b'{"close": {"code": 4102}}')
             assert await silent.close_codes() == [4102]
-
-
-async def until(
-    frames: AsyncIterator[tuple[int, bytes]], last: int
-) -> AsyncIterator[tuple[int, bytes]]:
-    async for opcode, body in frames:
-        yield opcode, body
-        if opcode == last:
-            return
 
 
 async def until_server_is_stuck(deaf: Peer) -> None:
