@@ -110,7 +110,8 @@ class Session(models.Model):
 
 
 class OutboundMessage(models.Model):
-    """A numbered message to one session, as encoded JSON text.
+    """A message to one session, as encoded JSON text. ``seq`` stays null from ``send_to_session``
+    until the session's owner takes it in: whoever sends needs no lock on the session.
 
     Text, not a JSON column: PostgreSQL's jsonb refuses a NUL character and reorders keys, so that
     replay would differ from live and one client's text would fail everybody's transaction.
@@ -119,7 +120,7 @@ class OutboundMessage(models.Model):
     session = models.ForeignKey(
         Session, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+"
     )
-    seq = models.BigIntegerField()
+    seq = models.BigIntegerField(null=True)
     data = models.TextField()
     created_at = models.DateTimeField()
 
@@ -127,7 +128,14 @@ class OutboundMessage(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["session", "seq"], name="graceful_outbound_seq")
         ]
-        indexes = [models.Index(fields=["created_at"], name="graceful_outbound_age")]
+        indexes = [
+            models.Index(fields=["created_at"], name="graceful_outbound_age"),
+            models.Index(
+                fields=["session", "id"],
+                condition=models.Q(seq__isnull=True),
+                name="graceful_outbound_pending",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.session_id}:{self.seq}"

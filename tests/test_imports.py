@@ -25,7 +25,8 @@ RINGS: dict[str, set[str]] = {
     "store": {"core", "conf", "models"},
     "servers": {"core", "conf"},
     "node": {"core", "conf", "store", "servers"},
-    "consumers": {"core", "conf", "store", "servers", "node"},
+    "handshake": {"core", "conf"},
+    "consumers": {"core", "conf", "store", "servers", "node", "handshake"},
     "publishing": {"core", "conf", "store"},
 }
 # Rings that must work in a process that has never heard of Django.

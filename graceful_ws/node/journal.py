@@ -120,6 +120,10 @@ class Journal:
         self._wake.set()
         return await waiting.future
 
+    @property
+    def healthy(self) -> bool:
+        return self._healthy.is_set()
+
     async def wait_healthy(self) -> None:
         """Returns when the last round reached the database: no handler starts while none does."""
         await self._healthy.wait()

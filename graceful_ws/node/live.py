@@ -38,7 +38,7 @@ from graceful_ws.core.connection import (
 from graceful_ws.servers import dropper
 from graceful_ws.store.attach import Attach, Attached, OtherIdentity, StaleAttempt
 from graceful_ws.store.base import JournalUnavailable
-from graceful_ws.store.rounds import Append, Detach, Fenced, Note
+from graceful_ws.store.rounds import Append, Detach, Fenced, Note, TakePending
 
 from .inbox import Inbox, decode_outcome
 from .journal import Overloaded
@@ -206,6 +206,8 @@ class LiveConnection:
         self.perform(self.machine.handle(WELCOMED, self._loop.time()))
         if not self._ready.done():
             self._ready.set_result(attached)
+        if resumed:
+            self.take_pending()
         self.inbox.call(self.consumer.resumed if resumed else self.consumer.session_started)
         logger.info("%s", "resumed" if resumed else "opened", extra=self.extra())
 
@@ -281,6 +283,12 @@ class LiveConnection:
         feed.source.head = max(feed.source.head, first + len(data) - 1)
         for seq, text in enumerate(data, first):
             self.outbox.offer(feed, seq, frames.message_frame(seq, text))
+
+    def take_pending(self) -> None:
+        """Numbers what others left for the session, and sends it."""
+        entry = TakePending(self.session_pk, self.generation)
+        future = self.node.journal.submit(entry, lambda taken: self.committed(*taken))
+        future.add_done_callback(_forget)
 
     def head_moved(self, last_seq: int) -> None:
         """Somebody has seen the session's head; what is not at hand is read."""

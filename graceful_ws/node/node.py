@@ -15,7 +15,7 @@ from django.db import DatabaseError
 
 from graceful_ws import __version__, servers
 from graceful_ws.conf import settings
-from graceful_ws.store import nodes
+from graceful_ws.store import nodes, pending
 from graceful_ws.store.base import JournalUnavailable, prepare
 from graceful_ws.store.rounds import Numbers, standing
 
@@ -98,6 +98,7 @@ class Node:
                 ("journal", self.journal.run),
                 ("beat", self._beat),
                 ("round", self._rounds),
+                ("poll", self._poll),
                 ("reaper", Reaper(self).run),
             )
         ]
@@ -176,6 +177,11 @@ class Node:
             del self.sessions[live.session_pk]
 
     # --- what connections ask -----------------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        """False while the database does not answer the writer."""
+        return self.journal.healthy
 
     @property
     def refusing(self) -> bool:
@@ -258,6 +264,23 @@ class Node:
         long = [(pk, strays[pk]) for pk, since in self._missing.items() if now - since >= 10.0]
         if long:
             await self.readers.run(nodes.detach_strays, self.id, long)
+
+    async def _poll(self) -> None:
+        """Finds what other processes left for sessions that are attached here."""
+        while True:
+            await asyncio.sleep(settings.poll_interval)
+            if self.sessions:
+                try:
+                    self.take_pending(await self.readers.run(pending.waiting, self.id))
+                except DatabaseError as error:
+                    logger.warning("poll failed: %s", error)
+
+    def take_pending(self, sessions: Iterable[int]) -> None:
+        """Numbers and sends what was left for sessions (primary keys) attached here."""
+        for pk in sessions:
+            live = self.sessions.get(pk)
+            if live is not None and live.is_open:
+                live.take_pending()
 
     # --- drain --------------------------------------------------------------------------------
 

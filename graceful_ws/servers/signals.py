@@ -54,8 +54,9 @@ class Stop:
         """Drain, once however many hooks ask, and return when it is over, well or not.
 
         It sets no deadline: the drain has its own. Cancelling a caller leaves the drain running.
-        While it runs the next SIGTERM or SIGINT calls ``hurry``, then ``on_hurry`` for what the
-        server itself would otherwise go on waiting for.
+        While it runs the next SIGTERM or SIGINT calls ``hurry``. ``on_hurry`` is called then or
+        later, once or more, for what the server itself would otherwise go on waiting for; it may
+        do no more than set a flag, for it may run in a signal handler.
         """
         loop = asyncio.get_running_loop()
         if not self.draining or (self._task is not None and self._task.get_loop() is not loop):
@@ -95,7 +96,9 @@ class Stop:
         if task is not None and not task.done():
             task.get_loop().call_soon_threadsafe(self._hurry, number)
             return
-        # Nothing of ours is left to hurry: the signal is for whoever had it before.
+        # The drain is over: what still waits is the server, whose handler it was before.
+        for call in self._on_hurry:
+            call()
         previous = self._previous.get(number)
         if previous is not None:
             signal.signal(number, previous)

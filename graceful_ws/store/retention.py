@@ -77,7 +77,7 @@ def purge() -> int:
     removed = sum(
         _delete(rows)
         for rows in (
-            messages.filter(created_at__lt=old),
+            messages.filter(created_at__lt=old, seq__isnull=False),
             StreamMessage.objects.using(using).filter(created_at__lt=old, seq__isnull=False),
             messages.filter(session__in=ids),
             InboundResult.objects.using(using).filter(session__in=ids),

@@ -86,6 +86,31 @@ class Append(Entry):
 
 
 @dataclass(slots=True, eq=False)
+class TakePending(Entry):
+    """Numbers what ``send_to_session`` left for the session. Outcome: (first number, data)."""
+
+    taken: list[str] = field(default_factory=list)
+    expected: int | None = None
+
+    def apply(self, row: Row, work: Round) -> tuple[int, list[str]]:
+        self.owned(row)
+        if self.expected is not None and row.last_seq >= self.expected:
+            return self.expected, self.taken
+        first = row.last_seq + 1
+        pending = work.pending.pop(row.id, [])
+        self.taken = [data for _, data in pending]
+        self.expected = first if pending else None
+        for pk, _ in pending:
+            row.last_seq += 1
+            row.changed = True
+            work.taken.append((row.last_seq, pk))
+        return first, self.taken
+
+    def rolled_back(self) -> None:
+        self.expected = None
+
+
+@dataclass(slots=True, eq=False)
 class Complete(Entry):
     """Moves ``last_client_seq`` from n - 1 to n together with the outcome.
 
@@ -195,6 +220,16 @@ class Round:
         self.detached: list[tuple[Any, ...]] = []
         self.stream_acks: list[tuple[int, str, int]] = []
         self.acked: list[tuple[int, int]] = []
+        self.pending: dict[int, list[tuple[int, str]]] = {}
+        self.taken: list[tuple[int, int]] = []
+
+    def read_pending(self, sessions: Sequence[int]) -> None:
+        """What waits to be numbered, in the order of the inserts; read under the rows' locks."""
+        rows = OutboundMessage.objects.using(self.using.alias).filter(
+            session__in=sessions, seq__isnull=True
+        )
+        for pk, session, data in rows.order_by("pk").values_list("pk", "session_id", "data"):
+            self.pending.setdefault(session, []).append((pk, data))
 
     def append(self, row: Row, data: Sequence[str]) -> None:
         for text in data:
@@ -257,6 +292,9 @@ class Round:
             self.detached,
         )
         execute_many(
+            self.using, f"UPDATE {OutboundMessage._meta.db_table} SET seq=%s WHERE id=%s", self.taken
+        )
+        execute_many(
             self.using,
             f"DELETE FROM {OutboundMessage._meta.db_table} WHERE session_id=%s AND seq<=%s",
             self.acked,
@@ -282,6 +320,9 @@ def commit(entries: Sequence[Entry]) -> list[Any]:
     with writing() as using:
         work = Round(using, timezone.now())
         rows, gone = _lock({entry.session for entry in entries}, using.alias)
+        asked = [entry.session for entry in entries if isinstance(entry, TakePending)]
+        if asked:
+            work.read_pending(asked)
         for entry in entries:
             row = rows.get(entry.session)
             try:

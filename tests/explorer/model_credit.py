@@ -1,8 +1,8 @@
 """A slow handler, a heartbeat, and what may wait in between.
 
-The connection's state machine, ``Intake`` and ``Pending`` are those of the core. Time moves from one
-deadline to the next, and only when nothing is left to be read or answered: a handler may be as slow
-as it likes, reader and client are quicker than any timer.
+The connection's state machine, ``Intake`` and ``Pending`` are those of the core. Time moves from
+one deadline to the next, and only when nothing is left to be read or answered: a handler may be as
+slow as it likes, reader and client are quicker than any timer.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ class Rule(enum.Enum):
     NACK_AFTER_WRITE = "the nack leaves after its write"
     HANDLER_HAS_WON = "if the nack's write matched no row, the handler's outcome is told"
     # Credit
+    ACK_WHAT_ARRIVED_HERE = "a client acknowledges on a connection only what arrived on it"
     READER_NEVER_STOPS = "the reader goes on while a handler is slow"
     CREDIT_IS_BOUNDED = "a client that sends past its credit is closed"
     PAST_THE_WINDOW_SPILL = "past the send window frames are forgotten and read again"

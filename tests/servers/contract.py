@@ -120,7 +120,7 @@ class Peer:
 
     def send_frame(self, first: int, payload: bytes, *, masked: bool = True) -> None:
         size = len(payload)
-        length = bytes([size]) if size < 126 else b"\x7f" + size.to_bytes(8)
+        length = bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2)
         mask = b"\0\0\0\0" if masked else b""
         flag = 0x80 if masked else 0
         self.writer.write(bytes([first, length[0] | flag]) + length[1:] + mask + payload)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from tests.servers.contract import (
     peer,
     until_server_is_stuck,
 )
+from tests.support.waiting import eventually
 
 pytest.importorskip("uvicorn")
 
@@ -78,22 +79,46 @@ class TestUvicorn(AdapterContract):
                 await operator.order(drop="/does-not-read")
                 assert (await observer.receive())["path"] == "/does-not-read"
 
-    async def test_hurrying_does_not_wait_for_a_request_that_never_ends(
-        self, launch: Launch
-    ) -> None:
-        server = launch()
-        async with server.client() as client:
-            _, request = await asyncio.open_connection("127.0.0.1", server.port)
-            request.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            await client.order(work=None)
-            await client.expect(working=True)
-            server.child.signal(signal.SIGTERM)
-            await client.expect(draining="uvicorn")
-            await asyncio.sleep(1.1)  # what counts as a second signal is a matter of time
-            server.child.signal(signal.SIGTERM)
-            assert await client.end() == (1012, "hurried")
-            assert server.exit_status() == 0, server.child.log_tail()
-            request.close()
+
+@pytest.fixture
+def launch_default(tmp_path: Path) -> Iterator[Launch]:
+    with launcher(lambda port: [*uvicorn(), str(port)], tmp_path) as launch:
+        yield launch
+
+
+@pytest.fixture
+async def endless_request(launch_default: Launch) -> AsyncIterator[Server]:
+    """A server with an HTTP request that it would wait for."""
+    server = launch_default()
+    _, request = await asyncio.open_connection("127.0.0.1", server.port)
+    request.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    yield server
+    request.close()
+
+
+async def test_hurrying_the_drain_does_not_wait_for_http_either(endless_request: Server) -> None:
+    server = endless_request
+    async with server.client() as client:
+        await client.order(work=None)
+        await client.expect(working=True)
+        server.child.signal(signal.SIGTERM)
+        await client.expect(draining="uvicorn")
+        await asyncio.sleep(1.1)  # what counts as a second signal is a matter of time
+        server.child.signal(signal.SIGTERM)
+        assert await client.end() == (1012, "hurried")
+        assert server.exit_status() == 0, server.child.log_tail()
+
+
+async def test_a_second_signal_after_the_drain_does_not_wait_for_http_either(
+    endless_request: Server,
+) -> None:
+    server = endless_request
+    async with server.client():
+        server.child.signal(signal.SIGTERM)
+    await eventually(lambda: "Waiting for" in server.child.log())
+    await asyncio.sleep(1.1)  # what counts as a second signal is a matter of time
+    server.child.signal(signal.SIGTERM)
+    assert server.exit_status() == 0, server.child.log_tail()
 
 
 def test_every_worker_drains_and_the_parent_exits_with_0(tmp_path: Path) -> None:

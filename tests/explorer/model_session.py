@@ -1,0 +1,289 @@
+"""A whole session, both ways at once: attach, append, take-over, ack, retention, crash.
+
+All four ends are those of the core: ``Pending`` and ``Position`` of the client, ``Intake`` and
+``Cursor`` of each connection. A transaction is one step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from graceful_ws.core.frames import ProtocolError
+from graceful_ws.core.window import (
+    Arrival,
+    Cursor,
+    Hole,
+    Intake,
+    Pending,
+    Position,
+    SendWindow,
+    check_page,
+)
+
+from .explorer import Broken, Process, Promise, Steps
+from .model_rules import Rule, Scenario
+from .model_values import Frozen
+
+Frame = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The session's row, and the texts of its journal from number 1 on."""
+
+    generation: int = 0
+    last_client_seq: int = 0
+    journal: tuple[str, ...] = ()
+    deleted: int = 0  # the journal's rows up to this number are gone
+
+
+@dataclass(frozen=True)
+class Connection:
+    number: int
+    generation: int
+    intake: Frozen[Intake]
+    cursor: Frozen[Cursor]
+    handler: str = "idle"  # idle, running, over; of intake.done + 1
+    to_server: tuple[Frame, ...] = ()
+    to_client: tuple[Frame, ...] = ()
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Session:
+    row: Row = Row()
+    connections: tuple[Connection, ...] = ()  # of living nodes; the last is the client's newest
+    opened: int = 0
+    hears: int = 0  # the connection that the client was last welcomed on
+    pending: Frozen[Pending] = Frozen(Pending())  # noqa: RUF009 - a value
+    position: Frozen[Position] = Frozen(Position())  # noqa: RUF009 - a value
+    arrived: int = 0  # the last number on the connection that it hears, copies included
+    delivered: tuple[str, ...] = ()
+    acked: frozenset[int] = frozenset()
+    started: tuple[int, ...] = ()
+    to_push: int = 1
+    faults: int = 1
+    broken: Broken | None = None
+
+
+class WholeSession(Scenario[Session]):
+    """The client sends two messages, each is answered with one, and the server sends one more of
+    its own accord. Once a connection is cut (its handler goes on), its node is killed, or the
+    client moves to another while the old one is open and does not know."""
+
+    at_least = 10_000
+
+    def start(self) -> Session:
+        pending = Pending()
+        pending.add("one")
+        pending.add("two")
+        return Session(pending=Frozen(pending))
+
+    def processes(self) -> tuple[Process[Session], ...]:
+        return self.attach, self.client, self.client_acks, self.reader, self.handler, self.sender
+
+    def faults(self) -> tuple[Process[Session], ...]:
+        return self.move, self.cut, self.kill, self.push
+
+    # --- the client
+
+    def attach(self, s: Session) -> Steps[Session]:
+        if not s.connections or s.connections[-1].cut:
+            yield f"connection {s.opened + 1}", self._attached(s)
+
+    def move(self, s: Session) -> Steps[Session]:
+        if s.faults and s.connections and not s.connections[-1].cut:
+            moved = self._attached(replace(s, faults=s.faults - 1))
+            yield f"to connection {moved.opened}, the old one is still open", moved
+
+    def _attached(self, s: Session) -> Session:
+        position, done = s.position.peek.seq, s.row.last_client_seq
+        head = len(s.row.journal)
+        try:
+            check_page(position, head, list(range(max(position, s.row.deleted) + 1, head + 1)))
+        except Hole:
+            return replace(s, broken=Broken(Promise.G1, f"nothing to replay after {position}"))
+        adds = self.on(Rule.ATTACH_ADDS_A_GENERATION)
+        row = replace(s.row, generation=s.row.generation + adds)
+        new = Connection(
+            s.opened + 1,
+            row.generation,
+            intake=Frozen(Intake(9, 999, done=done, received=done)),
+            cursor=Frozen(Cursor(SendWindow(9, 999), position=position, acked=position)),
+            to_client=(("welcome", done),),
+        )
+        return replace(s, row=row, opened=new.number, connections=(*s.connections, new))
+
+    def client(self, s: Session) -> Steps[Session]:
+        """Hears the connection it was welcomed on; a welcome on a newer one moves it there."""
+        for c in s.connections:
+            if c.cut or not c.to_client or c.number < s.hears:
+                continue
+            (kind, n), *rest = c.to_client
+            if kind != "welcome" and c.number != s.hears:
+                continue
+            pending, position = s.pending.thaw(), s.position.thaw()
+            acked, delivered, arrived = s.acked, s.delivered, s.arrived
+            if kind == "message":
+                arrived = n
+                if position.receive(n):
+                    delivered = (*delivered, s.row.journal[n - 1])
+            else:
+                if kind == "welcome":
+                    arrived = 0
+                    pending.reconnected(n)
+                acked = acked.union(pending.resolve_upto(n))
+            sent = tuple(("message", seq) for seq, _ in pending.sendable())
+            after = replace(
+                s,
+                hears=c.number,
+                pending=Frozen(pending),
+                position=Frozen(position),
+                arrived=arrived,
+                delivered=delivered,
+                acked=acked,
+            )
+            c = replace(c, to_client=tuple(rest), to_server=c.to_server + sent)
+            yield f"hears {kind} {n} on {c.number}", self._with(after, c)
+
+    def client_acks(self, s: Session) -> Steps[Session]:
+        """The position may be ahead of what came on this connection: the old one went on
+        delivering until the welcome. The server would call that an ack of what it never sent."""
+        position = s.position.thaw()
+        here = s.arrived if self.on(Rule.ACK_WHAT_ARRIVED_HERE) else position.seq
+        for c in s.connections:
+            if c.number == s.hears and not c.cut and position.acked < min(here, position.seq):
+                position.acked = min(here, position.seq)
+                c = replace(c, to_server=(*c.to_server, ("ack", position.acked)))
+                yield (
+                    f"up to {position.acked}",
+                    self._with(replace(s, position=Frozen(position)), c),
+                )
+
+    # --- the server
+
+    def reader(self, s: Session) -> Steps[Session]:
+        for c in s.connections:
+            if not c.to_server or c.cut:
+                continue
+            (kind, n), *rest = c.to_server
+            intake, cursor, row = c.intake.thaw(), c.cursor.thaw(), s.row
+            answers = c.to_client
+            if kind == "ack":
+                try:
+                    cursor.ack(n)
+                except ProtocolError as error:
+                    broken = Broken(Promise.KEPT_ALIVE, f"a good client is closed: {error}")
+                    yield f"{c.number} receives ack {n}", replace(s, broken=broken)
+                    continue
+                if row.generation == c.generation:  # what is acknowledged may go
+                    row = replace(row, deleted=max(row.deleted, n))
+            elif intake.receive(n, 1) is Arrival.DONE:
+                answers = (*answers, ("ack", intake.done))
+            c = replace(
+                c,
+                to_server=tuple(rest),
+                to_client=answers,
+                intake=Frozen(intake),
+                cursor=Frozen(cursor),
+            )
+            yield f"{c.number} receives {kind} {n}", self._with(replace(s, row=row), c)
+
+    def handler(self, s: Session) -> Steps[Session]:
+        for c in s.connections:
+            intake = c.intake.thaw()
+            n = intake.done + 1
+            if c.handler == "idle" and intake.received >= n:
+                started = tuple(sorted((*s.started, n)))
+                after = replace(s, started=started)
+                yield f"{c.number} starts {n}", self._with(after, replace(c, handler="running"))
+            elif c.handler == "running":
+                intake.complete(n)
+                row = self._claimed(s.row, c, n)
+                if row is None:
+                    words = f"{c.number} is fenced with {n}"
+                    yield words, self._with(s, replace(c, handler="over"))
+                    continue
+                after = self._append(replace(s, row=row), c, f"reply to {n}")
+                answers = (*c.to_client, ("ack", n))
+                c = replace(c, handler="idle", intake=Frozen(intake), to_client=answers)
+                yield f"{c.number} commits {n} with its reply", self._with(after, c)
+
+    def _claimed(self, row: Row, c: Connection, n: int) -> Row | None:
+        if self.on(Rule.CLAIM_CHECKS_GENERATION) and row.generation != c.generation:
+            return None
+        if self.on(Rule.CLAIM_CHECKS_NUMBER) and row.last_client_seq != n - 1:
+            return None
+        return replace(row, last_client_seq=n)
+
+    def push(self, s: Session) -> Steps[Session]:
+        """A ``send_json`` of the owner, outside of any handler; refused when it is fenced."""
+        for c in s.connections:
+            if s.to_push and s.row.generation == c.generation:
+                after = self._append(replace(s, to_push=s.to_push - 1), c, "push")
+                yield f"of {c.number}", after
+
+    def _append(self, s: Session, c: Connection, text: str) -> Session:
+        s = replace(s, row=replace(s.row, journal=(*s.row.journal, text)))
+        if c.number != s.opened:
+            broken = Broken(Promise.G4, f"connection {c.number} wrote after {s.opened} took over")
+            return replace(s, broken=broken)
+        return s
+
+    def sender(self, s: Session) -> Steps[Session]:
+        """The cursor loop: what is committed goes to the socket, in order."""
+        for c in s.connections:
+            cursor = c.cursor.thaw()
+            n = cursor.position + 1
+            if not c.cut and s.row.deleted < n <= len(s.row.journal):
+                cursor.advance(n, 1)
+                row = s.row if self.on(Rule.RESUME_READS) else replace(s.row, deleted=n)
+                frames = (*c.to_client, ("message", n))
+                c = replace(c, cursor=Frozen(cursor), to_client=frames)
+                yield f"{c.number} sends {n}", self._with(replace(s, row=row), c)
+
+    # --- faults
+
+    def cut(self, s: Session) -> Steps[Session]:
+        for c in s.connections:
+            if s.faults and not c.cut:
+                lost = replace(c, cut=True, to_server=(), to_client=())
+                yield f"connection {c.number}", self._with(replace(s, faults=s.faults - 1), lost)
+
+    def kill(self, s: Session) -> Steps[Session]:
+        for c in s.connections:
+            if s.faults:
+                others = tuple(other for other in s.connections if other is not c)
+                words = f"the node of connection {c.number}"
+                yield words, replace(s, faults=s.faults - 1, connections=others)
+
+    def _with(self, s: Session, c: Connection) -> Session:
+        """Put ``c`` in its place; one that nobody hears and that handles nothing is left out."""
+        intake = c.intake.peek
+        idle = c.handler == "over" or (c.handler == "idle" and intake.received == intake.done)
+        gone = idle and (c.cut or (c.number < s.hears and not c.to_server))
+        connections = tuple(
+            c if other.number == c.number else other
+            for other in s.connections
+            if other.number != c.number or not gone
+        )
+        return replace(s, connections=connections)
+
+    def broken(self, s: Session) -> Broken | None:
+        if s.broken:
+            return s.broken
+        for n in s.acked:
+            if s.row.journal.count(f"reply to {n}") != 1:
+                return Broken(Promise.G2, f"{n} was acknowledged, the journal: {s.row.journal}")
+        if any(s.started.count(n) > 2 for n in s.started):
+            return Broken(Promise.G2, f"handlers were started for {s.started}")
+        if s.delivered != s.row.journal[: len(s.delivered)]:
+            return Broken(Promise.G1, f"committed {s.row.journal}, delivered {s.delivered}")
+        return None
+
+    def unfinished(self, s: Session) -> Broken | None:
+        if s.pending.peek.items:
+            return Broken(Promise.G2, f"{list(s.pending.peek.items)} have no outcome")
+        if s.delivered != s.row.journal:
+            return Broken(Promise.G1, f"committed {s.row.journal}, delivered {s.delivered}")
+        return None
