@@ -29,7 +29,7 @@ from graceful_ws.node.node import get_node
 from graceful_ws.node.transaction import collected, plain_transaction
 from graceful_ws.store.attach import Identity
 from graceful_ws.store.base import JournalUnavailable
-from graceful_ws.store.rounds import Fenced
+from graceful_ws.store.entries import Fenced
 
 logger = logging.getLogger("graceful_ws.connection")
 
@@ -129,7 +129,7 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
             raise RuntimeError("reply() belongs in receive_in_transaction; await send_json() here")
         replies.append(self._checked(encode_data(content)))
 
-    async def send(
+    async def send(  # type: ignore[override]
         self,
         text_data: str | None = None,
         bytes_data: bytes | None = None,
@@ -190,7 +190,7 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
         if node.refusing:
             await handshake.refuse(scope, send, 503, "draining")
             return
-        self.channel_layer = get_channel_layer(self.channel_layer_alias)
+        self.channel_layer: Any = get_channel_layer(self.channel_layer_alias)
         if self.channel_layer is not None:
             self.channel_name = await self.channel_layer.new_channel()
         self.live = LiveConnection(node, self, scope, receive, send)
@@ -241,7 +241,7 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
 
     @property
     def limits(self) -> ConnectionLimits:
-        return limits_of(type(self))
+        return limits_of(type(self))  # type: ignore[arg-type]
 
     @property
     def has_transaction(self) -> bool:
@@ -321,4 +321,3 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
 
 class UnreadableText(ValueError):
     """A plain client's message is not JSON."""
-

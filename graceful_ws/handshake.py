@@ -63,14 +63,10 @@ async def refuse(scope: Any, send: Any, status: int, reason: str) -> None:
         headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
         if status == 503:
             headers.append((b"retry-after", retry_after))
-        await send(
-            {"type": "websocket.http.response.start", "status": status, "headers": headers}
-        )
+        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
     elif status == 503:
         await send({"type": "websocket.accept"})
-        await send(
-            {"type": "websocket.close", "code": CloseCode.TRY_AGAIN_LATER, "reason": reason}
-        )
+        await send({"type": "websocket.close", "code": CloseCode.TRY_AGAIN_LATER, "reason": reason})
     else:
         await send({"type": "websocket.close"})

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class Node(models.Model):
-    """One process start that has held connections: host and pid repeat in containers, ids do not."""
+    """One start of a process that holds connections: containers repeat host and pid, not ids."""
 
     class State(models.TextChoices):
         UP = "up"
@@ -205,7 +205,7 @@ class Subscription(models.Model):
 
 
 class InboundResult(models.Model):
-    """What a handler returned for a client's message; only the last ``unacked`` numbers are kept."""
+    """What became of a client's message; only the last ``unacked`` numbers are kept."""
 
     session = models.ForeignKey(
         Session, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+"

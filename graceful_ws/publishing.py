@@ -10,9 +10,8 @@ from django.db import transaction
 
 from graceful_ws.conf import settings
 from graceful_ws.core.frames import encode_data
-from graceful_ws.node import local_wake
 from graceful_ws.store.base import alias
-from graceful_ws.store.pending import SessionUnknown, leave
+from graceful_ws.store.pending import SessionUnknown, leave, wake
 
 __all__ = ["SessionUnknown", "asend_to_session", "send_to_session"]
 
@@ -32,7 +31,7 @@ def send_to_session(session_id: str | uuid.UUID, data: Any) -> None:
     if len(text) * 4 > settings.send_bytes and len(text.encode()) > settings.send_bytes:
         raise ValueError(f"{len(text.encode())} bytes, over send_bytes ({settings.send_bytes})")
     pk = leave(public_id, text)
-    transaction.on_commit(lambda: local_wake(pk), using=alias(), robust=True)
+    transaction.on_commit(lambda: wake(pk), using=alias(), robust=True)
 
 
 async def asend_to_session(session_id: str | uuid.UUID, data: Any) -> None:

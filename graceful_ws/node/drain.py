@@ -99,10 +99,8 @@ class Drain:
 
     async def run(self) -> None:
         node, options = self.node, self.options
-        logger.warning(
-            "node %s drains %d connections (%s)", node.name, self.total, options.reason
-        )
-        await self._report(nodes.Node.State.DRAINING)
+        logger.warning("node %s drains %d connections (%s)", node.name, self.total, options.reason)
+        await self._report(nodes.NodeState.DRAINING)
         await self._wait(lambda: False, self._started + options.observe)
         sharing = await self._sharing()
         self.phase = Phase.NOTIFYING
@@ -118,7 +116,7 @@ class Drain:
         await self._flush()
         await self._close()
         self.phase = Phase.DRAINED
-        await self._report(nodes.Node.State.DRAINED)
+        await self._report(nodes.NodeState.DRAINED)
         logger.warning(
             "node %s drained in %.1f s, %d connections dropped",
             node.name,
@@ -249,7 +247,7 @@ async def drain_process() -> None:
         await asyncio.wait([drain.task])
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1.0):
-                await node.readers.run(lambda: nodes.report(node.id, state="stopped"))
+                await node.readers.run(nodes.report, node.id, nodes.NodeState.STOPPED)
         await node.stop()
 
 

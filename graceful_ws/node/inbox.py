@@ -21,7 +21,7 @@ from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.core.frames import Nack, encode, encode_data
 from graceful_ws.core.window import Arrival, Intake
 from graceful_ws.store.base import JournalUnavailable, is_locked
-from graceful_ws.store.rounds import Complete, CountTry, Fenced
+from graceful_ws.store.entries import Complete, CountTry, Fenced
 
 from .threads import Busy
 from .transaction import CommitUnknown, receive_in_transaction
@@ -192,9 +192,7 @@ class Inbox:
         if not live.consumer.resumable:
             self._done(seq, outcome)
             return
-        entry = Complete(
-            live.session_pk, live.generation, seq, outcome, self.intake.max_messages
-        )
+        entry = Complete(live.session_pk, live.generation, seq, outcome, self.intake.max_messages)
         won = await live.node.journal.submit(entry)
         if won:
             self._done(seq, outcome)
@@ -213,9 +211,7 @@ class Inbox:
         self.intake.ask_again(seq)
         self._items = deque(item for item in self._items if item[0] is None)
         self._suspicious = seq
-        frame = Nack(
-            seq=seq, code="try_again", detail=detail, retry=True, retry_after=RETRY_AFTER
-        )
+        frame = Nack(seq=seq, code="try_again", detail=detail, retry=True, retry_after=RETRY_AFTER)
         self._live.control(encode(frame))
 
     # --- receive_in_transaction ---------------------------------------------------------------

@@ -26,7 +26,8 @@ from graceful_ws.store.base import (
     is_outage,
     probe,
 )
-from graceful_ws.store.rounds import Append, Entry, Later, commit_all
+from graceful_ws.store.entries import Append, Entry, Later
+from graceful_ws.store.rounds import commit_all
 
 from .threads import Threads
 

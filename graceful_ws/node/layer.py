@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ class LayerPump:
             handler = self._handler(message)
             if handler is not None:
                 await self._live.inbox.wait_uncrowded()
-                self._live.inbox.call(lambda handler=handler, message=message: handler(message))
+                self._live.inbox.call(functools.partial(handler, message))
 
     def _handler(self, message: dict[str, Any]) -> Any:
         """None for a type this version does not know: during a rolling deploy versions mix, and

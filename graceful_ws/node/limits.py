@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from django.core.signals import setting_changed
@@ -52,7 +52,7 @@ class ConnectionLimits:
 LIMITS = tuple(field.name for field in fields(ConnectionLimits))
 
 
-@lru_cache(maxsize=None)
+@cache
 def limits_of(consumer_class: type) -> ConnectionLimits:
     values: dict[str, Any] = {}
     for name in LIMITS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from graceful_ws.core import frames
 from graceful_ws.core.close_codes import CloseCode, cut_reason, plain_code
-from graceful_ws.core.connection import (
+from graceful_ws.core.connection import Connection
+from graceful_ws.core.transitions import (
     DEADLINE_REACHED,
     DRAIN_STARTED,
     FRAME_SENT,
@@ -25,10 +27,8 @@ from graceful_ws.core.connection import (
     OPENED,
     WELCOMED,
     CloseRequested,
-    Connection,
     DropTransport,
     Event,
-    Limits,
     Reschedule,
     SendClose,
     SendPing,
@@ -36,45 +36,27 @@ from graceful_ws.core.connection import (
     TransportClosed,
 )
 from graceful_ws.servers import dropper
-from graceful_ws.store.attach import Attach, Attached, OtherIdentity, StaleAttempt
-from graceful_ws.store.base import JournalUnavailable
-from graceful_ws.store.rounds import Append, Detach, Fenced, Note, TakePending
+from graceful_ws.store.attach import Attached
+from graceful_ws.store.entries import Append, Fenced, TakePending
 
+from .application import Application
+from .attaching import attach, detach, forget
 from .inbox import Inbox, decode_outcome
-from .journal import Overloaded
 from .outbox import Feed, Outbox
-from .own import OwnSequence
 from .reader import Reader
 
 if TYPE_CHECKING:
-    from graceful_ws.consumers import GracefulConsumer
-
     from .node import Node
 
 logger = logging.getLogger("graceful_ws.connection")
 FLUSH_TIMEOUT = 2.0  # seconds that a close waits for what is queued before it
-CAUSES = {
-    CloseCode.HEARTBEAT_LOST: "timeout",
-    CloseCode.SERVICE_RESTART: "drain",
-    CloseCode.IDLE: "idle",
-    CloseCode.RECLAIMED: "reclaimed",
-}
-NOTE_INTERVAL = 10.0  # acknowledgements are written at most this often, in seconds
-IDLE_FLUSH_TIMEOUT = 2.0  # seconds that a close waits for what is queued before it
-CAUSES = {
-    CloseCode.HEARTBEAT_LOST: "timeout",
-    CloseCode.SERVICE_RESTART: "drain",
-    CloseCode.IDLE: "idle",
-    CloseCode.RECLAIMED: "reclaimed",
-}
-NOTE_INTERVAL = 60.0  # and liveness alone this often
 
 
 class LiveConnection:
     """The server's end of one WebSocket, from accept to the last clean-up."""
 
     def __init__(
-        self, node: Node, consumer: GracefulConsumer, scope: Any, receive: Any, send: Any
+        self, node: Node, consumer: Application, scope: Any, receive: Any, send: Any
     ) -> None:
         self.node = node
         self.consumer = consumer
@@ -95,16 +77,16 @@ class LiveConnection:
         self.attached: Attached | None = None
         self.opened_at = time.time()
         self.deadline: float | None = None  # the one the node's timer knows
-        self._feed: Feed | None = None
+        self.feed: Feed | None = None
         self.reader = Reader(self, receive)
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._attaching: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[Attached] = self._loop.create_future()
         self._instance = ""
-        self._end_cause: str | None = None  # set: the session ends with the connection
-        self._noted_at = self._loop.time()
-        self._noted: tuple[Any, ...] = ()
+        self.end_cause: str | None = None  # set: the session ends with the connection
+        self.noted_at = -math.inf
+        self.noted: tuple[Any, ...] = ()
 
     # --- what others ask ----------------------------------------------------------------------
 
@@ -128,7 +110,7 @@ class LiveConnection:
 
     @property
     def acked_seq(self) -> int:
-        return self._feed.cursor.acked if self._feed is not None else 0
+        return self.feed.cursor.acked if self.feed is not None else 0
 
     def extra(self) -> dict[str, Any]:
         """For structured logs."""
@@ -152,92 +134,11 @@ class LiveConnection:
         self.perform(self.machine.handle(OPENED, self._loop.time()))
         self.node.add(self)
         if self.plain:
-            self._attaching = self.node.spawn(self._attach(None))
-
-    async def _attach(self, hello: frames.Hello | None) -> None:
-        entry = Attach(
-            node=self.node.id,
-            consumer=self.consumer.label(),
-            identity=self.consumer.identity(),
-            instance=hello.instance if hello else "",
-            attempt=hello.attempt if hello else 0,
-            token=hello.session_token if hello else None,
-            last_seq_id=hello.last_seq_id if hello else None,
-            positions=hello.positions if hello else {},
-            pending_from=hello.pending_from if hello else None,
-            resumable=self.consumer.resumable and not self.plain,
-            resume_window=self.limits.resume_window,
-            remote_address=self.consumer.remote_address(),
-            user_agent=self.consumer.user_agent(),
-        )
-        try:
-            attached = await self.node.journal.attach(entry, lambda: self.is_open)
-        except OtherIdentity:
-            self.close(CloseCode.OTHER_IDENTITY, "the session is somebody else's")
-        except StaleAttempt:
-            self.close(CloseCode.RESYNC, "a later hello has attached")
-        except (Overloaded, JournalUnavailable) as error:
-            self.close(CloseCode.TRY_AGAIN_LATER, str(error) or "too many hellos")
-        except Exception:
-            logger.exception("attach failed", extra=self.extra())
-            self.close(CloseCode.INTERNAL_ERROR, "attach failed")
-        else:
-            self._welcome(hello, attached)
-
-    def _welcome(self, hello: frames.Hello | None, attached: Attached) -> None:
-        """The session is ours. Nothing here waits: from the welcome on the feed is complete."""
-        self.attached = attached
-        self.consumer.session_id = str(attached.uuid)
-        self.node.own(self)
-        if not self.is_open:
-            return  # gone meanwhile; the end detaches it
-        resumed = attached.resumed
-        self.inbox.resume(attached.last_client_seq, resumed=resumed and not attached.taken_over)
-        if hello is not None:
-            self.outbox.control(frames.encode(self._welcome_frame(attached)))
-            if hello.session_token and not resumed:
-                self.outbox.control(frames.encode(frames.Gap(reason="expired", head=0)))
-            for seq, outcome in attached.outcomes.items():
-                self.tell_outcome(seq, outcome)
-            if resumed:
-                self.outbox.acknowledge(attached.last_client_seq)
-        source = OwnSequence(attached.session, attached.last_seq, self.node.readers)
-        self._feed = self.outbox.add(source, attached.position)
-        self.perform(self.machine.handle(WELCOMED, self._loop.time()))
-        if not self._ready.done():
-            self._ready.set_result(attached)
-        if resumed:
-            self.take_pending()
-        self.inbox.call(self.consumer.resumed if resumed else self.consumer.session_started)
-        logger.info("%s", "resumed" if resumed else "opened", extra=self.extra())
-
-    def _welcome_frame(self, attached: Attached) -> frames.Welcome:
-        limits = self.limits
-        return frames.Welcome(
-            session_id=str(attached.uuid),
-            session_token=attached.token if self.consumer.resumable else None,
-            resumed=attached.resumed,
-            last_client_seq=attached.last_client_seq,
-            head=attached.last_seq,
-            heartbeat={
-                "interval": limits.heartbeat_interval,
-                "timeout": limits.heartbeat_timeout,
-                "max_missed": limits.max_missed,
-            },
-            resume_window=limits.resume_window,
-            reconnect_window=self.node.reconnect_window,
-            limits={
-                "message_bytes": limits.message_bytes,
-                "unacked": limits.unacked,
-                "unacked_bytes": limits.unacked_bytes,
-            },
-            streams={},
-            node=self.node.name,
-        )
+            self._attaching = self.node.spawn(attach(self, None))
 
     def hello(self, hello: frames.Hello) -> None:
         self._instance = hello.instance
-        self._attaching = self.node.spawn(self._attach(hello))
+        self._attaching = self.node.spawn(attach(self, hello))
 
     @property
     def hello_due(self) -> bool:
@@ -245,7 +146,13 @@ class LiveConnection:
 
     @property
     def welcomed(self) -> bool:
-        return self._feed is not None
+        return self.feed is not None
+
+    def became_ready(self, attached: Attached, feed: Feed) -> None:
+        """Welcomed: what waited for the session goes on."""
+        self.feed = feed
+        self.event(WELCOMED)
+        self._ready.set_result(attached)
 
     async def ready(self) -> Attached:
         """Waits for the attach. Raises Fenced when the connection ends before it."""
@@ -271,14 +178,17 @@ class LiveConnection:
             )
         else:
             await self.outbox.wait_window(len(data))
-            if self._feed is not None:
-                self.committed(self._feed.source.head + 1, (data,))
+            if self.feed is not None:
+                self.committed(self.feed.source.head + 1, (data,))
 
     def committed(self, first: int, data: Sequence[str]) -> None:
         """Messages are kept, numbered from ``first``. Runs where the commit is told, not in the
         coroutine that waited for it: that one may have been cancelled."""
-        feed = self._feed
-        if feed is None or not data:
+        feed = self.feed
+        if self.plain:
+            for text in data:
+                self.outbox.plain(text)
+        if feed is None or self.plain or not data:
             return
         feed.source.head = max(feed.source.head, first + len(data) - 1)
         for seq, text in enumerate(data, first):
@@ -288,11 +198,11 @@ class LiveConnection:
         """Numbers what others left for the session, and sends it."""
         entry = TakePending(self.session_pk, self.generation)
         future = self.node.journal.submit(entry, lambda taken: self.committed(*taken))
-        future.add_done_callback(_forget)
+        future.add_done_callback(forget)
 
     def head_moved(self, last_seq: int) -> None:
         """Somebody has seen the session's head; what is not at hand is read."""
-        feed = self._feed
+        feed = self.feed
         if feed is not None and last_seq > feed.source.head:
             feed.source.head = last_seq
             self.outbox.moved(feed)
@@ -362,8 +272,8 @@ class LiveConnection:
     def close(self, code: int, reason: str = "", *, end: str | None = None) -> None:
         """Starts the close handshake; the first close wins. With ``end`` (a cause) the session
         ends with the connection."""
-        if end is not None and self._end_cause is None:
-            self._end_cause = end
+        if end is not None and self.end_cause is None:
+            self.end_cause = end
         self.event(CloseRequested(int(code), reason))
 
     async def _send_close(self, code: int, reason: str) -> None:
@@ -429,51 +339,7 @@ class LiveConnection:
             self._ready.exception()  # nobody may be waiting
         await self.inbox.finished()
         await self.consumer.ended(code)
-        detached = self._detach(code)
+        detached = detach(self, code)
         self.node.remove(self)
-        if detached is not None and await detached and self._end_cause is not None:
+        if detached is not None and await detached and self.end_cause is not None:
             await self.consumer.call_session_ended()
-
-    def _detach(self, code: int) -> asyncio.Future[bool] | None:
-        attached = self.attached
-        if attached is None:
-            return None
-        ours = self.machine.close_code
-        cause = self._end_cause or CAUSES.get(ours or code, "lost")
-        entry = Detach(
-            attached.session,
-            attached.generation,
-            acked_seq=self.acked_seq,
-            end=self._end_cause is not None or self.plain or not self.consumer.resumable,
-            close_code=ours or code,
-            close_reason=cut_reason(self.machine.close_reason),
-            cause=cause,
-        )
-        logger.info("closed %s (%s)", ours or code, cause, extra=self.extra())
-        return self.node.journal.submit(entry)
-
-    def note(self, now: float) -> None:
-        """Writes acknowledgements and liveness now and then; called by the node's round."""
-        if self.attached is None or not self.is_open:
-            return
-        rtt = self.machine.rtt
-        news = (self.acked_seq, self.machine.state, self.attached.generation)
-        due = NOTE_INTERVAL if news != self._noted else IDLE_NOTE_INTERVAL
-        if now - self._noted_at < due and self._noted:
-            return
-        self._noted, self._noted_at = news, now
-        future = self.node.journal.submit(
-            Note(
-                self.attached.session,
-                self.attached.generation,
-                acked_seq=self.acked_seq,
-                connection_state=self.machine.state,
-                rtt_ms=None if rtt is None else round(rtt * 1000),
-            )
-        )
-        future.add_done_callback(_forget)
-
-
-def _forget(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()  # a note that failed is not missed

@@ -19,6 +19,7 @@ from graceful_ws.store import nodes, pending
 from graceful_ws.store.base import JournalUnavailable, prepare
 from graceful_ws.store.rounds import Numbers, standing
 
+from .attaching import note
 from .drain import Drain, DrainOptions
 from .journal import Journal
 from .reaper import Reaper
@@ -50,6 +51,16 @@ def local_nodes() -> list[Node]:
     return list(_nodes.values())
 
 
+def _wake(session: int) -> None:
+    """Something was left for a session (primary key); from any thread."""
+    for node in local_nodes():
+        if session in node.sessions and not node.loop.is_closed():
+            node.loop.call_soon_threadsafe(node.take_pending, [session])
+
+
+pending.wakers.append(_wake)
+
+
 class Node:
     """Registry of local connections, and everything that runs once for all of them."""
 
@@ -60,9 +71,7 @@ class Node:
         self.sessions: dict[int, LiveConnection] = {}
         self.journal = Journal()
         self.readers = Threads("reader", 2, 4096)
-        self.handler_threads = Threads(
-            "handler", settings.handler_threads, settings.handler_queue
-        )
+        self.handler_threads = Threads("handler", settings.handler_threads, settings.handler_queue)
         self.timers = Timers()
         self.drain: Drain | None = None
         self.replay_rows = int(settings.replay_rows)
@@ -257,7 +266,7 @@ class Node:
                 lost.append(live)
             else:
                 live.head_moved(row[1])
-                live.note(now)
+                note(live, now)
         self.spawn(self.find_out(lost))
         strays = {pk: row[0] for pk, row in rows.items() if pk not in self.sessions}
         self._missing = {pk: self._missing.get(pk, now) for pk in strays}

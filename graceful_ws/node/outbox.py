@@ -30,8 +30,13 @@ class Source(Protocol):
     """A sequence that can be read: the session's own, or a stream."""
 
     head: int  # the highest number known to be committed
-    name: str | None  # None for the session's own sequence
-    epoch: str | None
+
+    @property
+    def name(self) -> str | None:
+        """None for the session's own sequence."""
+
+    @property
+    def epoch(self) -> str | None: ...
 
     def frame(self, seq: int, data: str) -> str: ...
     async def read(self, after: int, rows: int) -> list[tuple[int, str]]: ...

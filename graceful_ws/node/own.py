@@ -12,8 +12,8 @@ class OwnSequence:
     """The messages of ``OutboundMessage`` for one session; nobody else numbers them meanwhile."""
 
     __slots__ = ("_readers", "_session", "head")
-    name = None
-    epoch = None
+    name: str | None = None
+    epoch: str | None = None
 
     def __init__(self, session: int, head: int, readers: Threads) -> None:
         self.head = head

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from graceful_ws.core import frames
 from graceful_ws.core.close_codes import CloseCode
-from graceful_ws.core.connection import FRAME_RECEIVED, MESSAGE_RECEIVED, PongReceived
 from graceful_ws.core.frames import ProtocolError
+from graceful_ws.core.transitions import (
+    FRAME_RECEIVED,
+    MESSAGE_RECEIVED,
+    PongReceived,
+)
 
 if TYPE_CHECKING:
     from .live import LiveConnection

@@ -52,7 +52,8 @@ class Reaper:
         if self._since is None:
             self._since = now
         self._seen = {
-            node: self._seen[node] if node in self._seen and self._seen[node][0] == beat
+            node: self._seen[node]
+            if node in self._seen and self._seen[node][0] == beat
             else (beat, now)
             for node, beat in beats.items()
         }

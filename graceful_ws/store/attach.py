@@ -16,7 +16,7 @@ from django.utils import timezone
 from graceful_ws.models import InboundResult, OutboundMessage, Session, Subscription
 
 from .base import alias, execute_many, locked_rows, writing
-from .rounds import Later
+from .entries import Later
 
 
 class OtherIdentity(Exception):

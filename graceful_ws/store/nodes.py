@@ -15,6 +15,7 @@ from graceful_ws.models import AuditEntry, Node, Session
 
 from .base import alias, locked_rows, writing
 
+NodeState = Node.State
 LIVE = (Node.State.UP, Node.State.DRAINING, Node.State.DRAINED)
 
 
@@ -100,9 +101,10 @@ def adopt(old: uuid.UUID, new: uuid.UUID, owned: Sequence[tuple[int, int]]) -> N
 def attached(node: uuid.UUID) -> dict[int, tuple[int, int]]:
     """The sessions attached to a node: id to (generation, last_seq)."""
     rows = Session.objects.using(alias()).filter(node_id=node, state=Session.State.ATTACHED)
-    return {pk: (generation, seq) for pk, generation, seq in rows.values_list(
-        "pk", "generation", "last_seq"
-    )}
+    return {
+        pk: (generation, seq)
+        for pk, generation, seq in rows.values_list("pk", "generation", "last_seq")
+    }
 
 
 def endings(sessions: Sequence[int]) -> dict[int, tuple[str, int | None, str, str]]:

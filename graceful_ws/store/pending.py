@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 from django.utils import timezone
 
@@ -13,6 +14,15 @@ from .base import alias
 
 class SessionUnknown(LookupError):
     """There is no such session, or it has ended."""
+
+
+wakers: list[Callable[[int], None]] = []  # of this process: told the primary key, in any thread
+
+
+def wake(session: int) -> None:
+    """Something waits for a session. The nodes of this process hear it now, others find it."""
+    for waker in wakers:
+        waker(session)
 
 
 def leave(public_id: uuid.UUID, data: str) -> int:
@@ -34,4 +44,3 @@ def waiting(node: uuid.UUID) -> list[int]:
         seq__isnull=True, session__node=node, session__state=Session.State.ATTACHED
     )
     return list(rows.order_by().values_list("session_id", flat=True).distinct())
-

@@ -46,9 +46,7 @@ def expire() -> list[tuple[uuid.UUID, str]]:
         if not ids:
             return []
         rows = list(
-            locked_rows(
-                sessions.filter(pk__in=ids, state=Session.State.DETACHED), skip_locked=True
-            )
+            locked_rows(sessions.filter(pk__in=ids, state=Session.State.DETACHED), skip_locked=True)
         )
         # Read again under the lock: a resume may have come between.
         rows = [row for row in rows if row.left_at is not None and row.left_at < unused]

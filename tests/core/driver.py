@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from graceful_ws.core.connection import (
+from graceful_ws.core.connection import Connection, Limits
+from graceful_ws.core.transitions import (
     DEADLINE_REACHED,
     OPENED,
     RESCHEDULE,
     WELCOMED,
-    Connection,
     Effect,
     Event,
-    Limits,
     SendClose,
     SendPing,
     State,

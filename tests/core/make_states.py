@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 from graceful_ws.core import breaker, connection
-from graceful_ws.core.connection import Kind, Limits, State, Trigger
+from graceful_ws.core.connection import Limits
+from graceful_ws.core.transitions import (
+    Kind,
+    State,
+    Trigger,
+)
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "states.md"
 

@@ -4,7 +4,8 @@ from math import inf, nan
 
 import pytest
 
-from graceful_ws.core.connection import (
+from graceful_ws.core.connection import Connection, Limits
+from graceful_ws.core.transitions import (
     DEADLINE_REACHED,
     DRAIN_STARTED,
     FRAME_RECEIVED,
@@ -16,10 +17,8 @@ from graceful_ws.core.connection import (
     RESCHEDULE,
     WELCOMED,
     CloseRequested,
-    Connection,
     DropTransport,
     Event,
-    Limits,
     PongReceived,
     SendClose,
     State,

@@ -10,7 +10,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graceful_ws.core.connection import (
+from graceful_ws.core.connection import Connection, Limits
+from graceful_ws.core.transitions import (
     DEADLINE_REACHED,
     DRAIN_STARTED,
     FRAME_RECEIVED,
@@ -22,13 +23,11 @@ from graceful_ws.core.connection import (
     TRANSITIONS,
     WELCOMED,
     CloseRequested,
-    Connection,
     DropTransport,
     Effect,
     Event,
     FrameReceived,
     IllegalTransition,
-    Limits,
     MessageReceived,
     PongReceived,
     SendClose,

@@ -4,7 +4,8 @@ from math import inf
 
 import pytest
 
-from graceful_ws.core.connection import (
+from graceful_ws.core.connection import Limits
+from graceful_ws.core.transitions import (
     DEADLINE_REACHED,
     FRAME_RECEIVED,
     FRAME_SENT,
@@ -12,7 +13,6 @@ from graceful_ws.core.connection import (
     MESSAGE_SENT,
     WELCOMED,
     DropTransport,
-    Limits,
     PongReceived,
     SendClose,
     SendPing,

@@ -4,7 +4,8 @@ from typing import get_args
 
 import pytest
 
-from graceful_ws.core.connection import (
+from graceful_ws.core.connection import Connection, Limits
+from graceful_ws.core.transitions import (
     DEADLINE_REACHED,
     DRAIN_STARTED,
     FRAME_RECEIVED,
@@ -15,10 +16,8 @@ from graceful_ws.core.connection import (
     TRANSITIONS,
     WELCOMED,
     CloseRequested,
-    Connection,
     Event,
     IllegalTransition,
-    Limits,
     PongReceived,
     State,
     TransportClosed,

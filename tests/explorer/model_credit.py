@@ -11,18 +11,8 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from graceful_ws.core.close_codes import CloseCode
-from graceful_ws.core.connection import (
-    DEADLINE_REACHED,
-    MESSAGE_RECEIVED,
-    OPENED,
-    WELCOMED,
-    CloseRequested,
-    Connection,
-    Event,
-    Limits,
-    PongReceived,
-    SendPing,
-)
+from graceful_ws.core.connection import Connection, Limits
+from graceful_ws.core.transitions import (DEADLINE_REACHED, MESSAGE_RECEIVED, OPENED, WELCOMED, CloseRequested, Event, PongReceived, SendPing,)
 from graceful_ws.core.frames import ProtocolError
 from graceful_ws.core.window import Intake, Pending
 

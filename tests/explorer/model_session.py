@@ -60,7 +60,6 @@ class Session:
     arrived: int = 0  # the last number on the connection that it hears, copies included
     delivered: tuple[str, ...] = ()
     acked: frozenset[int] = frozenset()
-    started: tuple[int, ...] = ()
     to_push: int = 1
     faults: int = 1
     broken: Broken | None = None
@@ -88,13 +87,16 @@ class WholeSession(Scenario[Session]):
     # --- the client
 
     def attach(self, s: Session) -> Steps[Session]:
-        if not s.connections or s.connections[-1].cut:
+        if not self._newest(s):
             yield f"connection {s.opened + 1}", self._attached(s)
 
     def move(self, s: Session) -> Steps[Session]:
-        if s.faults and s.connections and not s.connections[-1].cut:
+        if s.faults and self._newest(s):
             moved = self._attached(replace(s, faults=s.faults - 1))
             yield f"to connection {moved.opened}, the old one is still open", moved
+
+    def _newest(self, s: Session) -> bool:
+        return any(c.number == s.opened and not c.cut for c in s.connections)
 
     def _attached(self, s: Session) -> Session:
         position, done = s.position.peek.seq, s.row.last_client_seq
@@ -149,11 +151,13 @@ class WholeSession(Scenario[Session]):
     def client_acks(self, s: Session) -> Steps[Session]:
         """The position may be ahead of what came on this connection: the old one went on
         delivering until the welcome. The server would call that an ack of what it never sent."""
-        position = s.position.thaw()
-        here = s.arrived if self.on(Rule.ACK_WHAT_ARRIVED_HERE) else position.seq
+        seq = s.position.peek.seq
+        if self.on(Rule.ACK_WHAT_ARRIVED_HERE):
+            seq = min(seq, s.arrived)
         for c in s.connections:
-            if c.number == s.hears and not c.cut and position.acked < min(here, position.seq):
-                position.acked = min(here, position.seq)
+            if c.number == s.hears and not c.cut and s.position.peek.acked < seq:
+                position = s.position.thaw()
+                position.acked = seq
                 c = replace(c, to_server=(*c.to_server, ("ack", position.acked)))
                 yield (
                     f"up to {position.acked}",
@@ -191,19 +195,17 @@ class WholeSession(Scenario[Session]):
 
     def handler(self, s: Session) -> Steps[Session]:
         for c in s.connections:
-            intake = c.intake.thaw()
-            n = intake.done + 1
-            if c.handler == "idle" and intake.received >= n:
-                started = tuple(sorted((*s.started, n)))
-                after = replace(s, started=started)
-                yield f"{c.number} starts {n}", self._with(after, replace(c, handler="running"))
+            n = c.intake.peek.done + 1
+            if c.handler == "idle" and c.intake.peek.received >= n:
+                yield f"{c.number} starts {n}", self._with(s, replace(c, handler="running"))
             elif c.handler == "running":
-                intake.complete(n)
                 row = self._claimed(s.row, c, n)
                 if row is None:
                     words = f"{c.number} is fenced with {n}"
                     yield words, self._with(s, replace(c, handler="over"))
                     continue
+                intake = c.intake.thaw()
+                intake.complete(n)
                 after = self._append(replace(s, row=row), c, f"reply to {n}")
                 answers = (*c.to_client, ("ack", n))
                 c = replace(c, handler="idle", intake=Frozen(intake), to_client=answers)
@@ -233,9 +235,9 @@ class WholeSession(Scenario[Session]):
     def sender(self, s: Session) -> Steps[Session]:
         """The cursor loop: what is committed goes to the socket, in order."""
         for c in s.connections:
-            cursor = c.cursor.thaw()
-            n = cursor.position + 1
+            n = c.cursor.peek.position + 1
             if not c.cut and s.row.deleted < n <= len(s.row.journal):
+                cursor = c.cursor.thaw()
                 cursor.advance(n, 1)
                 row = s.row if self.on(Rule.RESUME_READS) else replace(s.row, deleted=n)
                 frames = (*c.to_client, ("message", n))
@@ -275,8 +277,6 @@ class WholeSession(Scenario[Session]):
         for n in s.acked:
             if s.row.journal.count(f"reply to {n}") != 1:
                 return Broken(Promise.G2, f"{n} was acknowledged, the journal: {s.row.journal}")
-        if any(s.started.count(n) > 2 for n in s.started):
-            return Broken(Promise.G2, f"handlers were started for {s.started}")
         if s.delivered != s.row.journal[: len(s.delivered)]:
             return Broken(Promise.G1, f"committed {s.row.journal}, delivered {s.delivered}")
         return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,22 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+def adaptable_server(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
+    """The server's class, as it is without an adapter until the test is over."""
+    module = pytest.importorskip(servers.ADAPTERS[name])
+    for attribute in ("kill_all_applications", "create_application", "shutdown", "startup"):
+        if hasattr(module.Server, attribute):
+            method = getattr(module.Server, attribute)
+            monkeypatch.setattr(module.Server, attribute, inspect.unwrap(method))
+    if name == "daphne":
+        from daphne import ws_protocol
+
+        monkeypatch.setattr(ws_protocol.WebSocketFactory, "protocol", ws_protocol.WebSocketProtocol)
+    monkeypatch.setattr(servers, "installed", dict.fromkeys(servers.ADAPTERS.keys() - {name}, ""))
+    monkeypatch.setattr(servers, "missing", {})
+    return module.Server
+
+
 def test_a_server_that_was_not_imported_is_neither_adapted_nor_imported() -> None:
     code = (
         "import sys; from graceful_ws import servers; servers.install(None, None);"
@@ -45,6 +63,22 @@ def test_a_server_that_was_not_imported_is_neither_adapted_nor_imported() -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "attribute"), [("daphne", "kill_all_applications"), ("uvicorn", "shutdown")]
+)
+def test_installing_twice_wraps_once(
+    monkeypatch: pytest.MonkeyPatch, name: str, attribute: str
+) -> None:
+    server = adaptable_server(monkeypatch, name)
+    original = getattr(server, attribute)
+    servers.install(drain, hurry)
+    wrapped = getattr(server, attribute)
+    assert wrapped is not original
+    servers.install(drain, hurry)
+    assert getattr(server, attribute) is wrapped
+    assert servers.missing == {}
+
+
+@pytest.mark.parametrize(
     ("name", "attribute"),
     [("daphne", "kill_all_applications"), ("uvicorn", "shutdown"), ("uvicorn", "startup")],
 )
@@ -54,17 +88,7 @@ def test_an_attribute_that_is_gone_is_reported_and_the_rest_installed(
     name: str,
     attribute: str,
 ) -> None:
-    module = pytest.importorskip(servers.ADAPTERS[name])
-    for wrapped in ("kill_all_applications", "create_application", "shutdown", "startup"):
-        if hasattr(module.Server, wrapped):  # have it back afterwards
-            monkeypatch.setattr(module.Server, wrapped, getattr(module.Server, wrapped))
-    if name == "daphne":
-        from daphne import ws_protocol
-
-        monkeypatch.setattr(ws_protocol.WebSocketFactory, "protocol", ws_protocol.WebSocketProtocol)
-    monkeypatch.delattr(module.Server, attribute)
-    monkeypatch.setattr(servers, "installed", {})
-    monkeypatch.setattr(servers, "missing", {})
+    monkeypatch.delattr(adaptable_server(monkeypatch, name), attribute)
     with caplog.at_level(logging.WARNING, "graceful_ws.servers"):
         servers.install(drain, hurry)
     assert name in servers.installed

@@ -140,9 +140,10 @@ class PostgresServer:
 
     def stop(self) -> None:
         """End without a checkpoint, cutting all connections; the next start recovers."""
-        self._process.signal(signal.SIGQUIT)
         try:
-            self._process.wait(10)
+            if self._process.running:
+                self._process.signal(signal.SIGQUIT)
+                self._process.wait(10)
         finally:
             self._process.kill()
 

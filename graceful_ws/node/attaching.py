@@ -1,0 +1,161 @@
+"""How a connection and its session's row meet and part: attach, notes now and then, detach."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from graceful_ws.core import frames
+from graceful_ws.core.close_codes import CloseCode, cut_reason
+from graceful_ws.store.attach import Attach, Attached, OtherIdentity, StaleAttempt
+from graceful_ws.store.base import JournalUnavailable
+from graceful_ws.store.entries import Detach, Note
+
+from .journal import Overloaded
+from .own import OwnSequence
+
+if TYPE_CHECKING:
+    from .live import LiveConnection
+
+logger = logging.getLogger("graceful_ws.connection")
+
+CAUSES: dict[int, str] = {
+    CloseCode.HEARTBEAT_LOST: "timeout",
+    CloseCode.SERVICE_RESTART: "drain",
+    CloseCode.IDLE: "idle",
+    CloseCode.RECLAIMED: "reclaimed",
+}
+NOTE_INTERVAL = 10.0  # seconds: acknowledgements are written at most this often
+IDLE_NOTE_INTERVAL = 60.0  # seconds: and liveness alone this often
+
+
+async def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
+    """Makes the session of a hello (None: a new one of a plain client) the connection's own, and
+    welcomes the client; a refusal closes with its code."""
+    entry = Attach(
+        node=live.node.id,
+        consumer=live.consumer.label(),
+        identity=live.consumer.identity(),
+        instance=hello.instance if hello else "",
+        attempt=hello.attempt if hello else 0,
+        token=hello.session_token if hello else None,
+        last_seq_id=hello.last_seq_id if hello else None,
+        positions=hello.positions if hello else {},
+        pending_from=hello.pending_from if hello else None,
+        resumable=live.consumer.resumable and not live.plain,
+        resume_window=live.limits.resume_window,
+        remote_address=live.consumer.remote_address(),
+        user_agent=live.consumer.user_agent(),
+    )
+    try:
+        attached = await live.node.journal.attach(entry, lambda: live.is_open)
+    except OtherIdentity:
+        live.close(CloseCode.OTHER_IDENTITY, "the session is somebody else's")
+    except StaleAttempt:
+        live.close(CloseCode.RESYNC, "a later hello has attached")
+    except (Overloaded, JournalUnavailable) as error:
+        live.close(CloseCode.TRY_AGAIN_LATER, str(error) or "too many hellos")
+    except Exception:
+        logger.exception("attach failed", extra=live.extra())
+        live.close(CloseCode.INTERNAL_ERROR, "attach failed")
+    else:
+        _welcome(live, hello, attached)
+
+
+def _welcome(live: LiveConnection, hello: frames.Hello | None, attached: Attached) -> None:
+    """The session is ours. Nothing here waits: from the welcome on the feed is complete."""
+    live.attached = attached
+    live.consumer.session_id = str(attached.uuid)
+    live.node.own(live)
+    if not live.is_open:
+        return  # gone meanwhile; the end detaches it
+    resumed = attached.resumed
+    live.inbox.resume(attached.last_client_seq, resumed=resumed and not attached.taken_over)
+    if hello is not None:
+        live.outbox.control(frames.encode(_welcome_frame(live, attached)))
+        if hello.session_token and not resumed:
+            live.outbox.control(frames.encode(frames.Gap(reason="expired", head=0)))
+        for seq, outcome in attached.outcomes.items():
+            live.tell_outcome(seq, outcome)
+        if resumed:
+            live.outbox.acknowledge(attached.last_client_seq)
+    source = OwnSequence(attached.session, attached.last_seq, live.node.readers)
+    feed = live.outbox.add(source, attached.position)
+    live.became_ready(attached, feed)
+    if resumed:
+        live.take_pending()
+    live.inbox.call(live.consumer.resumed if resumed else live.consumer.session_started)
+    logger.info("%s", "resumed" if resumed else "opened", extra=live.extra())
+
+
+def _welcome_frame(live: LiveConnection, attached: Attached) -> frames.Welcome:
+    limits = live.limits
+    return frames.Welcome(
+        session_id=str(attached.uuid),
+        session_token=attached.token if live.consumer.resumable else None,
+        resumed=attached.resumed,
+        last_client_seq=attached.last_client_seq,
+        head=attached.last_seq,
+        heartbeat={
+            "interval": limits.heartbeat_interval,
+            "timeout": limits.heartbeat_timeout,
+            "max_missed": limits.max_missed,
+        },
+        resume_window=limits.resume_window,
+        reconnect_window=live.node.reconnect_window,
+        limits={
+            "message_bytes": limits.message_bytes,
+            "unacked": limits.unacked,
+            "unacked_bytes": limits.unacked_bytes,
+        },
+        streams={},
+        node=live.node.name,
+    )
+
+
+def detach(live: LiveConnection, code: int) -> asyncio.Future[bool] | None:
+    attached = live.attached
+    if attached is None:
+        return None
+    ours = live.machine.close_code
+    cause = live.end_cause or CAUSES.get(ours or code, "lost")
+    entry = Detach(
+        attached.session,
+        attached.generation,
+        acked_seq=live.acked_seq,
+        end=live.end_cause is not None or live.plain or not live.consumer.resumable,
+        close_code=ours or code,
+        close_reason=cut_reason(live.machine.close_reason),
+        cause=cause,
+    )
+    logger.info("closed %s (%s)", ours or code, cause, extra=live.extra())
+    return live.node.journal.submit(entry)
+
+
+def note(live: LiveConnection, now: float) -> None:
+    """Writes acknowledgements and liveness now and then; called by the node's round."""
+    if live.attached is None or not live.is_open:
+        return
+    rtt = live.machine.rtt
+    news = (live.acked_seq, live.machine.state, live.attached.generation)
+    due = NOTE_INTERVAL if news != live.noted else IDLE_NOTE_INTERVAL
+    if now - live.noted_at < due and live.noted:
+        return
+    live.noted, live.noted_at = news, now
+    future = live.node.journal.submit(
+        Note(
+            live.attached.session,
+            live.attached.generation,
+            acked_seq=live.acked_seq,
+            connection_state=live.machine.state,
+            rtt_ms=None if rtt is None else round(rtt * 1000),
+        )
+    )
+    future.add_done_callback(forget)
+
+
+def forget(future: asyncio.Future[Any]) -> None:
+    """For writes that nobody waits for: a note that failed is not missed."""
+    if not future.cancelled():
+        future.exception()

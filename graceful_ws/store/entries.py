@@ -1,0 +1,198 @@
+"""What the writer writes: one entry for one thing, applied to the session's row under its lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from graceful_ws.models import Session
+
+if TYPE_CHECKING:
+    from .rounds import Round
+
+
+class Fenced(Exception):
+    """The session no longer belongs to this connection: taken over, detached or ended."""
+
+
+class Later(Exception):
+    """The row is locked by somebody else; the entry waits for the next round."""
+
+
+@dataclass(slots=True)
+class Row:
+    """What a round knows of a session, read under its lock."""
+
+    id: int
+    generation: int
+    state: str
+    last_seq: int
+    acked_seq: int
+    last_client_seq: int
+    tries: int
+    changed: bool = False
+
+
+COLUMNS = ("id", "generation", "state", "last_seq", "acked_seq", "last_client_seq", "tries")
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One thing to write for one session, as the owner of ``generation``."""
+
+    session: int
+    generation: int
+
+    def apply(self, row: Row, work: Round) -> Any:
+        """Changes ``row`` and adds to ``work``; what it returns is the entry's outcome."""
+        raise NotImplementedError
+
+    def rolled_back(self) -> None:
+        """The attempt certainly did not commit."""
+
+    def owned(self, row: Row) -> None:
+        if row.generation != self.generation or row.state != Session.State.ATTACHED:
+            raise Fenced
+
+
+@dataclass(slots=True, eq=False)
+class Append(Entry):
+    """Numbers and keeps messages to the client. Outcome: the number of the first."""
+
+    data: Sequence[str] = ()
+    expected: int | None = None
+
+    def apply(self, row: Row, work: Round) -> int:
+        self.owned(row)
+        if self.expected is not None and row.last_seq >= self.expected:
+            return self.expected  # the commit whose answer was lost did happen
+        first = row.last_seq + 1
+        self.expected = first
+        work.append(row, self.data)
+        return first
+
+    def rolled_back(self) -> None:
+        self.expected = None
+
+
+@dataclass(slots=True, eq=False)
+class TakePending(Entry):
+    """Numbers what ``send_to_session`` left for the session. Outcome: (first number, data)."""
+
+    taken: list[str] = field(default_factory=list)
+    expected: int | None = None
+
+    def apply(self, row: Row, work: Round) -> tuple[int, list[str]]:
+        self.owned(row)
+        if self.expected is not None and row.last_seq >= self.expected:
+            return self.expected, self.taken
+        first = row.last_seq + 1
+        pending = work.pending.pop(row.id, [])
+        self.taken = [data for _, data in pending]
+        self.expected = first if pending else None
+        for pk, _ in pending:
+            row.last_seq += 1
+            row.changed = True
+            work.taken.append((row.last_seq, pk))
+        return first, self.taken
+
+    def rolled_back(self) -> None:
+        self.expected = None
+
+
+@dataclass(slots=True, eq=False)
+class Complete(Entry):
+    """Moves ``last_client_seq`` from n - 1 to n together with the outcome.
+
+    Outcome: True when this entry moved it, False when it was there already (the handler's own
+    transaction has won against its time limit).
+    """
+
+    client_seq: int = 0
+    outcome: str | None = None  # encoded {"result": …} or {"nack": …}; None: a plain ack
+    keep: int = 64  # outcomes of the last so many numbers are kept
+    attempted: bool = False
+
+    def apply(self, row: Row, work: Round) -> bool:
+        self.owned(row)
+        if row.last_client_seq >= self.client_seq:
+            return self.attempted and work.has_outcome(self)
+        if row.last_client_seq != self.client_seq - 1:
+            raise Fenced
+        self.attempted = True
+        work.complete(row, self.client_seq, self.outcome, self.keep)
+        return True
+
+    def rolled_back(self) -> None:
+        self.attempted = False
+
+
+@dataclass(slots=True, eq=False)
+class CountTry(Entry):
+    """Counts a start of the handler of ``client_seq`` that may not be the first.
+
+    Outcome: the count. Past 1 the handler must not be started: it may have run twice already.
+    """
+
+    client_seq: int = 0
+
+    def apply(self, row: Row, work: Round) -> int:
+        self.owned(row)
+        if row.last_client_seq != self.client_seq - 1:
+            raise Fenced
+        row.tries += 1
+        row.changed = True
+        return row.tries
+
+
+@dataclass(slots=True, eq=False)
+class Note(Entry):
+    """What is good to know and costs nothing when lost: acknowledgements, liveness for the admin."""
+
+    acked_seq: int = 0
+    streams: dict[str, int] = field(default_factory=dict)
+    connection_state: str = ""
+    rtt_ms: int | None = None
+
+    def apply(self, row: Row, work: Round) -> None:
+        self.owned(row)
+        self.acknowledge(row, work)
+        work.notes.append((work.now, self.connection_state, self.rtt_ms, row.id))
+
+    def acknowledge(self, row: Row, work: Round) -> None:
+        if self.acked_seq > row.acked_seq:
+            row.acked_seq = min(self.acked_seq, row.last_seq)
+            row.changed = True
+            work.acked.append((row.id, row.acked_seq))
+        for stream, seq in self.streams.items():
+            work.stream_acks.append((row.id, stream, seq))
+
+
+@dataclass(slots=True, eq=False)
+class Detach(Note):
+    """The connection is gone. With ``end`` the session is over too. Outcome: True when it was
+    this entry that did it."""
+
+    end: bool = False
+    close_code: int | None = None
+    close_reason: str = ""
+    cause: str = ""
+
+    def apply(self, row: Row, work: Round) -> bool:
+        if row.generation != self.generation or row.state != Session.State.ATTACHED:
+            return False
+        self.acknowledge(row, work)
+        row.state = Session.State.ENDED if self.end else Session.State.DETACHED
+        work.detached.append(
+            (
+                row.state,
+                work.now,
+                work.now if self.end else None,
+                self.close_code,
+                self.close_reason,
+                self.cause,
+                row.id,
+            )
+        )
+        return True
