@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ CAUSES: dict[int, str] = {
     CloseCode.IDLE: "idle",
     CloseCode.RECLAIMED: "reclaimed",
 }
+LET_FINISH = 3.0  # seconds that a resume waits for a handler of the connection before
 NOTE_INTERVAL = 10.0  # seconds: acknowledgements are written at most this often
 IDLE_NOTE_INTERVAL = 60.0  # seconds: and liveness alone this often
 
@@ -48,6 +50,9 @@ async def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
         remote_address=live.consumer.remote_address(),
         user_agent=live.consumer.user_agent(),
     )
+    before = live.node.predecessor(entry)
+    if before is not None:
+        await _let_finish(before)
     try:
         attached = await live.node.journal.attach(entry, lambda: live.is_open)
     except OtherIdentity:
@@ -60,7 +65,17 @@ async def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
         logger.exception("attach failed", extra=live.extra())
         live.close(CloseCode.INTERNAL_ERROR, "attach failed")
     else:
+        live.entry = entry
         _welcome(live, hello, attached)
+
+
+async def _let_finish(before: LiveConnection) -> None:
+    """The connection before this one may still run a handler, after a short disconnect for
+    example. Once its outcome is committed the handler need not be started a second time."""
+    before.inbox.stop_taking()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LET_FINISH):
+            await before.inbox.finished()
 
 
 def _welcome(live: LiveConnection, hello: frames.Hello | None, attached: Attached) -> None:

@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from channels.consumer import get_handler_name
+from channels.exceptions import InvalidChannelLayerError
 
 if TYPE_CHECKING:
     from .live import LiveConnection
@@ -30,30 +31,39 @@ class LayerPump:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Joins ``consumer.groups``; raises what the layer raises, as Channels does."""
+        """Joins ``consumer.groups`` and starts to read. A layer that is away is tried again: a
+        Redis that is down must not refuse connections."""
         consumer = self._live.consumer
-        await self._join()
-        if consumer.channel_layer is not None:
-            self._task = self._live.node.spawn(self._pump())
+        if consumer.channel_layer is None:
+            if consumer.groups:
+                raise InvalidChannelLayerError("BACKEND is unconfigured or doesn't support groups")
+            return
+        joined = True
+        try:
+            await self._join()
+        except Exception as error:
+            logger.warning("channel layer: %r", error, extra=self._live.extra())
+            joined = False
+        self._task = self._live.node.spawn(self._pump(joined))
 
     async def _join(self) -> None:
         consumer = self._live.consumer
         for group in consumer.groups or ():
             await consumer.channel_layer.group_add(group, consumer.channel_name)
 
-    async def _pump(self) -> None:
+    async def _pump(self, joined: bool) -> None:
         consumer = self._live.consumer
         layer, name = consumer.channel_layer, consumer.channel_name
         while True:
             try:
+                if not joined:
+                    await asyncio.sleep(RETRY)
+                    await self._join()
+                    joined = True
                 message = await layer.receive(name)
-            except asyncio.CancelledError:
-                raise
             except Exception as error:
                 logger.warning("channel layer: %r", error, extra=self._live.extra())
-                await asyncio.sleep(RETRY)
-                with contextlib.suppress(Exception):
-                    await self._join()
+                joined = False
                 continue
             handler = self._handler(message)
             if handler is not None:

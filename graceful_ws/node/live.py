@@ -36,7 +36,7 @@ from graceful_ws.core.transitions import (
     TransportClosed,
 )
 from graceful_ws.servers import dropper
-from graceful_ws.store.attach import Attached
+from graceful_ws.store.attach import Attach, Attached
 from graceful_ws.store.entries import Append, Fenced, TakePending
 
 from .application import Application
@@ -75,6 +75,7 @@ class LiveConnection:
             array=1 if self.plain else frames.MAX_ARRAY,
         )
         self.attached: Attached | None = None
+        self.entry: Attach | None = None  # what it attached with
         self.opened_at = time.time()
         self.deadline: float | None = None  # the one the node's timer knows
         self.feed: Feed | None = None
@@ -326,6 +327,16 @@ class LiveConnection:
         if self.plain or self.limits.close_on_error or self.attached is None:
             self.close(CloseCode.INTERNAL_ERROR, "handler failed")
 
+    async def _handlers_finished(self) -> None:
+        """What runs may finish, within its time limit; a hook that has none gets the same."""
+        try:
+            async with asyncio.timeout(self.limits.handler_timeout):
+                await self.inbox.finished()
+        except TimeoutError:
+            logger.warning("a handler outlived its connection", extra=self.extra())
+            self.inbox.cancel()
+            await self.inbox.finished()
+
     async def end(self, code: int) -> None:
         """The transport is gone. Runs once, as a task of the node."""
         self.event(TransportClosed(code))
@@ -337,7 +348,7 @@ class LiveConnection:
         if not self._ready.done():
             self._ready.set_exception(Fenced("the connection ended before its hello"))
             self._ready.exception()  # nobody may be waiting
-        await self.inbox.finished()
+        await self._handlers_finished()
         await self.consumer.ended(code)
         detached = detach(self, code)
         self.node.remove(self)

@@ -16,6 +16,7 @@ from django.db import DatabaseError
 from graceful_ws import __version__, servers
 from graceful_ws.conf import settings
 from graceful_ws.store import nodes, pending
+from graceful_ws.store.attach import Attach, hash_token
 from graceful_ws.store.base import JournalUnavailable, prepare
 from graceful_ws.store.rounds import Numbers, standing
 
@@ -69,6 +70,7 @@ class Node:
         self.id: uuid.UUID = uuid.UUID(int=0)
         self.connections: set[LiveConnection] = set()
         self.sessions: dict[int, LiveConnection] = {}
+        self._tokens: dict[bytes, LiveConnection] = {}
         self.journal = Journal()
         self.readers = Threads("reader", 2, 4096)
         self.handler_threads = Threads("handler", settings.handler_threads, settings.handler_queue)
@@ -177,11 +179,23 @@ class Node:
         """The session of ``live`` is its own from now on; the connection before it is over."""
         before = self.sessions.get(live.session_pk)
         self.sessions[live.session_pk] = live
+        if live.attached is not None:
+            self._tokens[live.attached.token_hash] = live
         if before is not None and before is not live:
             before.superseded(live.instance)
 
+    def predecessor(self, entry: Attach) -> LiveConnection | None:
+        """The connection in this process whose session a hello asks for, and may take."""
+        before = self._tokens.get(hash_token(entry.token)) if entry.token else None
+        if before is None or before.entry is None or before.entry.identity != entry.identity:
+            return None
+        same = before.entry.instance == entry.instance
+        return None if same and entry.attempt <= before.entry.attempt else before
+
     def remove(self, live: LiveConnection) -> None:
         self.connections.discard(live)
+        if live.attached is not None and self._tokens.get(live.attached.token_hash) is live:
+            del self._tokens[live.attached.token_hash]
         if live.attached is not None and self.sessions.get(live.session_pk) is live:
             del self.sessions[live.session_pk]
 

@@ -23,6 +23,7 @@ logger = logging.getLogger("graceful_ws.connection")
 
 ARRAY_BYTES = 256 * 1024  # several frames travel together up to this size
 PAGE_ROWS = 256
+READ_AGAIN = 1.0  # seconds after a page that could not be read
 PAGE_BYTES = 1024 * 1024
 
 
@@ -269,10 +270,9 @@ class Outbox:
                         await self._room.wait()
                     if self._open and self.feeds.get(feed.source.name) is feed:
                         rows = await self._read_page(feed, rows)
-        except Exception:
-            # The database is away, most likely: the node's next round finds the feed behind.
-            logger.exception("reading the journal failed")
-            await asyncio.sleep(1.0)
+        except Exception as error:
+            logger.warning("reading the journal failed: %s", error)
+            await asyncio.sleep(READ_AGAIN)
         finally:
             self._reader = None
             if self._open and any(feed.behind for feed in self.feeds.values()):

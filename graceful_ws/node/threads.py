@@ -17,6 +17,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from graceful_ws.conf import settings
+from graceful_ws.store.base import forget_connection, is_outage
 
 Result = TypeVar("Result")
 Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
@@ -83,6 +84,8 @@ class Threads:
                     outcome, error = function(), None
                 except BaseException as raised:
                     outcome, error = None, raised
+                    if is_outage(raised):
+                        forget_connection()  # the next call opens a new one
                 with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
                     loop.call_soon_threadsafe(_settle, future, outcome, error)
                 del job, function, future, outcome, error

@@ -72,6 +72,7 @@ class Attached:
     session: int
     uuid: uuid.UUID
     token: str | None
+    token_hash: bytes
     generation: int
     resumed: bool
     last_seq: int
@@ -242,6 +243,7 @@ def _attached(
         session=session.pk,
         uuid=session.uuid,
         token=None if resumed else entry.new_token,
+        token_hash=bytes(session.token_hash or b""),
         generation=session.generation,
         resumed=resumed,
         last_seq=session.last_seq,

@@ -83,7 +83,7 @@ class Tabs:
 class NewInstance(Scenario[Tabs]):
     """The page sends two messages and is reloaded at any moment; the reload sends one."""
 
-    at_least = 20
+    at_least = 18
 
     def start(self) -> Tabs:
         return Tabs()

@@ -12,8 +12,17 @@ from math import inf
 
 from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.core.connection import Connection, Limits
-from graceful_ws.core.transitions import (DEADLINE_REACHED, MESSAGE_RECEIVED, OPENED, WELCOMED, CloseRequested, Event, PongReceived, SendPing,)
 from graceful_ws.core.frames import ProtocolError
+from graceful_ws.core.transitions import (
+    DEADLINE_REACHED,
+    MESSAGE_RECEIVED,
+    OPENED,
+    WELCOMED,
+    CloseRequested,
+    Event,
+    PongReceived,
+    SendPing,
+)
 from graceful_ws.core.window import Intake, Pending
 
 from .explorer import Broken, Process, Promise, Steps
@@ -47,7 +56,7 @@ class Slow:
 class SlowHandler(Scenario[Slow]):
     """A client sends all it may, and answers each ping at once; its handler is slow."""
 
-    at_least = 100
+    at_least = 1500
     client_credit = CREDIT
 
     def start(self) -> Slow:
@@ -138,7 +147,7 @@ class SlowHandler(Scenario[Slow]):
 class RudeClient(SlowHandler):
     """The same with a client that does not care for its credit."""
 
-    at_least = 100
+    at_least = 500
     client_credit = MESSAGES
 
     def unfinished(self, s: Slow) -> Broken | None:

@@ -38,8 +38,8 @@ class Lock(enum.Enum):
 class Database:
     """Committed ``rows``, and what the open transactions (any name) wrote and locked."""
 
-    rows: Map[Hashable, Any] = field(default_factory=Map)
-    written: Map[tuple[str, Hashable], Any] = field(default_factory=Map)
+    rows: Map[Any, Any] = field(default_factory=Map)
+    written: Map[Any, Any] = field(default_factory=Map)
     locks: frozenset[tuple[str, Hashable, Lock]] = frozenset()
 
     def free(self, who: str, key: Hashable, lock: Lock = Lock.NO_KEY_UPDATE) -> bool:

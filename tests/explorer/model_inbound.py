@@ -59,7 +59,7 @@ Moves = Iterator[tuple[str, Inbound, Connection]]
 class Incoming(Scenario[Inbound]):
     """Two messages; three times a connection is cut (its handler goes on) or a node killed."""
 
-    at_least = 5000
+    at_least = 20_000
     messages = 2
     fault_budget = 3
 
@@ -232,7 +232,7 @@ class Retrying(Incoming):
     """Three messages; the server is busy now and then and nacks with retry, or a connection is cut
     (twice in all)."""
 
-    at_least = 1000
+    at_least = 15_000
     messages = 3
     fault_budget = 2
 

@@ -45,7 +45,7 @@ class Owned:
 class TakeOver(Scenario[Owned]):
     """The client attaches on another node while its old node appends, or crashes."""
 
-    at_least = 60
+    at_least = 50
 
     def start(self) -> Owned:
         return Owned()
@@ -138,7 +138,7 @@ class Detached(TakeOver):
     """A node that took the old one for dead, or an operator, ends the session; it attaches to
     nobody. What the old owner then appends would be accepted, and lost."""
 
-    at_least = 30
+    at_least = 25
 
     def taken(self, row: Row) -> Row:
         adds = self.on(Rule.DETACH_ADDS_A_GENERATION)
@@ -159,7 +159,7 @@ class ForeignKey(Scenario[Held]):
     """A site has a table with a foreign key to the session. Its transaction inserts there, then
     takes as long as it likes; meanwhile the session must go on."""
 
-    at_least = 6
+    at_least = 12
 
     def start(self) -> Held:
         return Held()
@@ -192,7 +192,7 @@ class ForeignKey(Scenario[Held]):
 class TwoReapers(Scenario[Held]):
     """Two nodes detach the sessions of a dead third one at the same time."""
 
-    at_least = 10
+    at_least = 12
 
     def start(self) -> Held:
         return Held()

@@ -56,7 +56,7 @@ class Outgoing(Scenario[Outbound]):
     """Two messages and one that the database refuses; callers may be cancelled, the database may
     be lost in a commit, the node may be killed, and then the client resumes."""
 
-    at_least = 5000
+    at_least = 8000
     refused = "refused"
     texts = ("a", "refused", "b")
 

@@ -43,7 +43,7 @@ class ReplayThenLive(Scenario[Streaming]):
     """One client catches up while four messages are published, old rows go, its acks are slow and
     its connection is cut once."""
 
-    at_least = 3000
+    at_least = 5000
     messages = 4
 
     def start(self) -> Streaming:

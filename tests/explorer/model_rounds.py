@@ -28,7 +28,7 @@ class Round:
 class PoisonedRound(Scenario[Round]):
     """Three connections append; one entry is refused by the database, one looks as if."""
 
-    at_least = 60
+    at_least = 100
     frames: ClassVar[tuple[str, ...]] = ('"good"', NUL, REFUSED)
 
     def start(self) -> Round:
@@ -83,7 +83,7 @@ class PoisonedRound(Scenario[Round]):
 class ReplayedRound(PoisonedRound):
     """The same; what is replayed must be what was sent live."""
 
-    at_least = 10
+    at_least = 18
     frames = ('"good"', REORDERED)
 
 
@@ -102,7 +102,7 @@ class LockedRound(Scenario[Locked]):
     """An in-transaction handler holds the row of Ann's session, maybe for ever (its database
     connection is cut in the commit); the round has entries for Ann and Bob."""
 
-    at_least = 20
+    at_least = 25
 
     def start(self) -> Locked:
         return Locked()

@@ -60,23 +60,24 @@ class Session:
     arrived: int = 0  # the last number on the connection that it hears, copies included
     delivered: tuple[str, ...] = ()
     acked: frozenset[int] = frozenset()
-    to_push: int = 1
-    faults: int = 1
+    to_push: int = 0
+    faults: int = 0
     broken: Broken | None = None
 
 
 class WholeSession(Scenario[Session]):
-    """The client sends two messages, each is answered with one, and the server sends one more of
-    its own accord. Once a connection is cut (its handler goes on), its node is killed, or the
-    client moves to another while the old one is open and does not know."""
+    """The client sends a message, which is answered with one; the server may send two more of its
+    own accord. Once a connection is cut (its handler goes on), its node is killed, or the client
+    moves to another while the old one is open and does not know."""
 
-    at_least = 10_000
+    at_least = 20_000
+    messages, pushes, fault_budget = 1, 2, 1
 
     def start(self) -> Session:
         pending = Pending()
-        pending.add("one")
-        pending.add("two")
-        return Session(pending=Frozen(pending))
+        for n in range(self.messages):
+            pending.add(f"message {n + 1}")
+        return Session(pending=Frozen(pending), to_push=self.pushes, faults=self.fault_budget)
 
     def processes(self) -> tuple[Process[Session], ...]:
         return self.attach, self.client, self.client_acks, self.reader, self.handler, self.sender
@@ -287,3 +288,17 @@ class WholeSession(Scenario[Session]):
         if s.delivered != s.row.journal:
             return Broken(Promise.G1, f"committed {s.row.journal}, delivered {s.delivered}")
         return None
+
+
+class TwoAnswers(WholeSession):
+    """The same with two messages, and nothing but their answers."""
+
+    at_least = 3000
+    messages, pushes, fault_budget = 2, 0, 1
+
+
+class TwoFaults(WholeSession):
+    """The same with one message and two faults."""
+
+    at_least = 2000
+    messages, pushes, fault_budget = 1, 0, 2

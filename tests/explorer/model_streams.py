@@ -33,7 +33,7 @@ class Sequenced:
 class Sequencing(Scenario[Sequenced]):
     """Three published messages, the sequencers of two nodes (one may be killed), a reader."""
 
-    at_least = 200
+    at_least = 500
 
     def start(self) -> Sequenced:
         return Sequenced()
@@ -90,7 +90,8 @@ class Sequencing(Scenario[Sequenced]):
             check_page(s.position, s.db.rows[STREAM], page)
             rows = tuple(by_number[seq] for seq in page)
         else:
-            page = rows = tuple(sorted(row for row in by_number.values() if row > s.position))
+            page = sorted(row for row in by_number.values() if row > s.position)
+            rows = tuple(page)
         if page:
             delivered = s.delivered + rows
             yield f"reads {rows}", replace(s, position=page[-1], delivered=delivered)
@@ -123,7 +124,7 @@ class Publishing(Scenario[Published]):
     """Ann publishes to two new streams, Bob to the same in the other order, each in one
     transaction. Bob's may then take as long as it likes: Ann's messages must be numbered."""
 
-    at_least = 40
+    at_least = 60
 
     def start(self) -> Published:
         return Published()
@@ -144,10 +145,10 @@ class Publishing(Scenario[Published]):
                     yield f"{who} commits", replace(s, db=db)
                 continue
             stream, *rest = streams
-            db = self.insert(s.db, who, stream)
-            if db is not None:
+            inserted = self.insert(s.db, who, stream)
+            if inserted is not None:
                 later = s.to_publish.set(who, tuple(rest))
-                yield f"{who} publishes to {stream}", replace(s, db=db, to_publish=later)
+                yield f"{who} publishes to {stream}", replace(s, db=inserted, to_publish=later)
 
     def insert(self, db: Database, who: str, stream: str) -> Database | None:
         """None: the insert waits."""

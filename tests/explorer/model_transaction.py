@@ -47,7 +47,7 @@ class InTransaction(Scenario[Handling]):
     """One message; its handler may take too long or for ever, the connection may be lost, and
     then the client attaches again and sends it again, while the old thread goes on."""
 
-    at_least = 1000
+    at_least = 1500
 
     def start(self) -> Handling:
         return Handling()
@@ -120,7 +120,7 @@ class InTransaction(Scenario[Handling]):
         elif c.nack == "due" and s.db.free(me, SESSION):
             yield from self.write_nack(s, c, me)
         elif c.nack == "unknown" and s.db.free(me, SESSION):
-            row, result = s.db.rows[SESSION], s.db.rows.get(RESULT)
+            row, result = s.db.rows[SESSION], s.db.rows.get(RESULT, "")
             if row.last_client_seq == 0:
                 yield "asks, tries again", s, "due"
             elif not self.on(Rule.ASK_FOR_THE_ROW):

@@ -72,7 +72,7 @@ class Frozen(Generic[T]):
 
 
 @functools.cache
-def _names(kind: type) -> tuple[str, ...]:
+def _names(kind: Hashable) -> tuple[str, ...]:
     """The fields of a mutable class of the core; () for what is a value already."""
     if dataclasses.is_dataclass(kind):
         frozen = kind.__dataclass_params__.frozen  # type: ignore[attr-defined]

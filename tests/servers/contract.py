@@ -7,11 +7,15 @@ leave it running, and ``launch``, which starts another one for a test that stops
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import re
 import signal
+import socket
+import struct
 import sys
+import termios
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -45,8 +49,6 @@ class Server:
         wait_until_ready(self.child, self._accepts, 20)
 
     def _accepts(self) -> bool:
-        import socket
-
         with socket.socket() as probe:
             probe.settimeout(1)
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
@@ -118,7 +120,7 @@ class Client:
 
 
 class Peer:
-    """A peer that does only what it is told: no close reply, no pong, ."""
+    """A peer that does only what it is told: no close reply, no pong."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -336,10 +338,6 @@ class AdapterContract:
 
 async def until_server_is_stuck(deaf: Peer) -> None:
     """Until the kernel's buffers between server and peer are full of frames nobody reads."""
-    import fcntl
-    import struct
-    import termios
-
     sock = deaf.writer.get_extra_info("socket")
     waiting = -1
     async with asyncio.timeout(WITHIN):
