@@ -164,10 +164,8 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         if self.failedByMe and self.localCloseCode is not None:
             # What we found wrong tells more than the peer's answer, or the lack of one.
-            code, reason = (
-                self.localCloseCode,
-                (self.localCloseReason or b"").decode(errors="replace"),
-            )
+            code = self.localCloseCode
+            reason = (self.localCloseReason or b"").decode(errors="replace")
         elif not wasClean:
             reason = None  # autobahn's own words, not the peer's
         muted, self.muted = self.muted, True  # Daphne's own event has no reason

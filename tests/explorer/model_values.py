@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
@@ -71,13 +70,20 @@ class Frozen(Generic[T]):
         return repr(self.peek)
 
 
-@functools.cache
-def _names(kind: Hashable) -> tuple[str, ...]:
+_known: dict[type, tuple[str, ...]] = {}
+
+
+def _names(kind: type) -> tuple[str, ...]:
     """The fields of a mutable class of the core; () for what is a value already."""
-    if dataclasses.is_dataclass(kind):
-        frozen = kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
-        return () if frozen else tuple(field.name for field in dataclasses.fields(kind))
-    return tuple(getattr(kind, "__slots__", ())) if kind.__module__.startswith("graceful") else ()
+    if kind not in _known:
+        names: tuple[str, ...] = ()
+        if dataclasses.is_dataclass(kind):
+            if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+                names = tuple(field.name for field in dataclasses.fields(kind))
+        elif kind.__module__.startswith("graceful_ws."):
+            names = tuple(getattr(kind, "__slots__", ()))
+        _known[kind] = names
+    return _known[kind]
 
 
 def _copy(thing: T) -> T:
