@@ -13,9 +13,6 @@ class GracefulWsConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers the system checks)
-        from .conf import settings
-        from .node.drain import drain_process, hurry_process
-        from .servers import install
+        from .node.drain import adapt_servers
 
-        if settings.adapt_servers:
-            install(drain_process, hurry_process)
+        adapt_servers()

@@ -8,6 +8,7 @@ attribute of the same name. An unknown key is a system check error that names th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -102,6 +103,8 @@ class Settings:
         values = self._values
         if values is None:
             given = getattr(django_settings, "GRACEFUL_WS", {})
+            if not isinstance(given, Mapping):
+                given = {}  # a system check says so
             values = Defaults(**{key: value for key, value in given.items() if key in NAMES})
             self._values = values
         return getattr(values, name)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from graceful_ws import servers
 from graceful_ws.conf import settings
 from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.store import nodes
@@ -232,6 +233,13 @@ class Drain:
                 await self.node.readers.run(
                     lambda: nodes.report(self.node.id, state=state, **values)
                 )
+
+
+def adapt_servers() -> None:
+    """Makes each server that is imported drain before it stops; what it has adapted, it leaves."""
+    if settings.adapt_servers:
+        servers.set_close_timeout(settings.closing_timeout)
+        servers.install(drain_process, hurry_process)
 
 
 async def drain_process() -> None:

@@ -21,7 +21,7 @@ from graceful_ws.store.base import JournalUnavailable, prepare
 from graceful_ws.store.rounds import Numbers, standing
 
 from .attaching import note
-from .drain import Drain, DrainOptions
+from .drain import Drain, DrainOptions, adapt_servers
 from .journal import Journal
 from .reaper import Reaper
 from .threads import Threads
@@ -95,6 +95,7 @@ class Node:
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
+        adapt_servers()  # once more: a server may have been imported since the app was ready
         try:
             await self.journal.threads.run(prepare)
             await self._register()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 from django.db.models import F
@@ -13,7 +14,7 @@ from django.utils import timezone
 
 from graceful_ws.models import AuditEntry, Node, Session
 
-from .base import alias, locked_rows, writing
+from .base import alias, connection, locked_rows, writing
 
 NodeState = Node.State
 LIVE = (Node.State.UP, Node.State.DRAINING, Node.State.DRAINED)
@@ -229,3 +230,75 @@ def audit(event: str, *, node: str = "", actor: str = "", reason: str = "") -> N
         AuditEntry.objects.using(using.alias).create(
             at=timezone.now(), node=node, actor=actor, event=event, reason=reason[:200]
         )
+
+
+# --- what operators ask -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A node's row as operators read it; ``progress`` is what its drain last said of itself."""
+
+    id: uuid.UUID
+    name: str
+    host: str
+    state: str
+    requested_state: str
+    beat: int
+    beat_at: datetime
+    connections: int
+    progress: dict[str, Any]
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in LIVE
+
+
+def status_of(node: Node) -> Status:
+    progress = json.loads(node.drain_progress) if node.drain_progress else {}
+    values = {item.name: getattr(node, item.name) for item in fields(Status)[:-1]}
+    return Status(**values, progress=progress)
+
+
+def statuses(**which: Any) -> list[Status]:
+    """Nodes by a filter, by name and then the youngest first."""
+    rows = Node.objects.using(alias()).filter(**which).order_by("name", "-started_at")
+    return [status_of(node) for node in rows]
+
+
+def ask_drain(ids: Sequence[uuid.UUID], options: dict[str, Any], *, actor: str) -> list[uuid.UUID]:
+    """Asks those that are up to drain, and writes down who asked; returns them. Nodes that drain
+    already go on with what they were asked first."""
+    with writing() as using:
+        up = Node.objects.using(using.alias).filter(pk__in=ids, state=Node.State.UP)
+        names = dict(up.values_list("pk", "name"))
+        asked = request("draining", {**options, "actor": actor}, pk__in=list(names))
+        for node in asked:
+            audit("drain_node", node=names[node], actor=actor, reason=options.get("reason") or "")
+    return asked
+
+
+def ask_undo(ids: Sequence[uuid.UUID], *, actor: str, reason: str = "") -> list[uuid.UUID]:
+    """Takes drains back: those that drain or are drained are asked for "up", and a request that a
+    node has not seen yet is withdrawn. Returns the nodes concerned."""
+    with writing() as using:
+        rows = Node.objects.using(using.alias).filter(pk__in=ids, state__in=LIVE)
+        nodes = list(rows.values_list("pk", "name", "state", "requested_state"))
+        back = [pk for pk, _, state, _ in nodes if state != Node.State.UP]
+        unseen = [pk for pk, _, state, asked in nodes if state == Node.State.UP and asked]
+        request("up", {}, pk__in=back)
+        request("", {}, pk__in=unseen)
+        for pk, name, _, _ in nodes:
+            if pk in back or pk in unseen:
+                audit("undo_drain", node=name, actor=actor, reason=reason)
+    return back + unseen
+
+
+def migrated() -> bool:
+    """True when the tables are there. Raises what the database raises when it is away."""
+    return Node._meta.db_table in connection().introspection.table_names()
+
+
+def probe_tables() -> None:
+    """Asks for a row; raises what the database raises when it is away or not migrated."""
+    Node.objects.using(alias()).exists()
