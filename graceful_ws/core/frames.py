@@ -182,11 +182,10 @@ def decode(text: str) -> list[ClientFrame]:
     try:
         frames = _decoder.decode(text)
     except msgspec.ValidationError as error:
+        decode_plain(text)  # a wrong type may stand before what is not JSON at all
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"not a frame: {error}") from None
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise ProtocolError(CloseCode.INVALID_DATA, f"not JSON: {error}") from None
-    except RecursionError:
-        raise ProtocolError(CloseCode.INVALID_DATA, "nested too deep") from None
     if not isinstance(frames, list):
         return [frames]
     if not 1 <= len(frames) <= MAX_ARRAY:
@@ -201,8 +200,6 @@ def decode_plain(text: str) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeEncodeError) as error:
         raise ProtocolError(CloseCode.INVALID_DATA, f"not JSON: {error}") from None
-    except RecursionError:
-        raise ProtocolError(CloseCode.INVALID_DATA, "nested too deep") from None
 
 
 def _check_depth(text: str) -> None:

@@ -285,7 +285,7 @@ def ask_undo(ids: Sequence[uuid.UUID], *, actor: str, reason: str = "") -> list[
         rows = Node.objects.using(using.alias).filter(pk__in=ids, state__in=LIVE)
         nodes = list(rows.values_list("pk", "name", "state", "requested_state"))
         back = [pk for pk, _, state, _ in nodes if state != Node.State.UP]
-        unseen = [pk for pk, _, state, asked in nodes if state == Node.State.UP and asked]
+        unseen = [pk for pk, _, state, asked in nodes if (state, asked) == ("up", "draining")]
         request("up", {}, pk__in=back)
         request("", {}, pk__in=unseen)
         for pk, name, _, _ in nodes:

@@ -86,7 +86,7 @@ class Incoming(Scenario[Inbound]):
         new = Connection(
             row.generation,
             resumed_at=done,
-            intake=Frozen(Intake(9, BYTES, done=done, received=done)),
+            intake=Frozen(Intake(self.messages, BYTES, done=done, received=done)),
             answers=(("welcome", done),),
         )
         yield (
@@ -229,8 +229,8 @@ class Incoming(Scenario[Inbound]):
 
 
 class Retrying(Incoming):
-    """Three messages; the server is busy now and then and nacks with retry, or a connection is cut
-    (twice in all)."""
+    """Three messages; twice in all the server is busy and nacks with retry, the client repeats a
+    message that is not acknowledged yet, or a connection is cut."""
 
     at_least = 15_000
     messages = 3
@@ -262,7 +262,15 @@ class Retrying(Incoming):
                 )
 
     def faults(self) -> tuple[Process[Inbound], ...]:
-        return (self.cut,)
+        return self.repeat, self.cut
+
+    def repeat(self, s: Inbound) -> Steps[Inbound]:
+        """As a request does that had no answer for a while."""
+        c = s.connections[-1] if s.connections else None
+        if c and s.faults and not c.cut and not c.answers:
+            for n in s.pending.peek.items:
+                again = replace(c, received=(*c.received, n))
+                yield f"{n}", self._with(replace(s, faults=s.faults - 1), again)
 
     def broken(self, s: Inbound) -> Broken | None:
         unhandled = min({1, 2, 3, 4} - s.handled)

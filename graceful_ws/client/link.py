@@ -1,0 +1,281 @@
+"""One connection of a session: what its frames mean, and what goes out on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from graceful_ws.core import frames
+from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.core.frames import ProtocolError, message_frame
+from graceful_ws.core.window import Position
+
+from .events import (
+    CloseNeeded,
+    Draining,
+    ErrorTold,
+    Event,
+    GapTold,
+    MessageAcknowledged,
+    MessageNacked,
+    MessageReceived,
+    Subscribed,
+    Superseded,
+    Track,
+    Unsubscribed,
+    VolatileReceived,
+)
+
+if TYPE_CHECKING:
+    from .session import ClientSession
+
+ACK_INTERVAL = 1.0  # seconds, messages, bytes: whichever comes first; and with every pong
+ACK_MESSAGES = 50
+ACK_BYTES = 64 * 1024
+FRAME_BYTES = 64  # at most so many around the data of a message
+
+
+class Link:
+    """Made by ``ClientSession.connect``, one for each socket, and never used for a second one."""
+
+    def __init__(self, session: ClientSession) -> None:
+        self.session = session
+        self.welcomed = False
+        self.said_hello = False
+        self.had_token = False
+        self.gap_told = False  # the loss of the session has been told already
+        self.superseded_by_self = False
+        self.silence: float | None = None  # seconds after which a silent server is gone
+        self.reconnect_window: float | None = None
+        self._head = 0
+        self._seen: dict[str | None, int] = {}  # numbers that came on this link, copies too
+        self._told: dict[str | None, int] = {}  # and those acknowledged on it
+        self._frames: list[str] = []
+        self._pings: list[int] = []
+        self._handed = 0
+        self._handed_bytes = 0
+        self._ack_due: float | None = None
+
+    @property
+    def is_current(self) -> bool:
+        return self.session.link is self
+
+    def hello(self) -> str:
+        self.said_hello = True
+        self.had_token = self.session.token is not None
+        return self.session.hello()
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def receive(self, text: str, now: float) -> list[Event]:
+        """What one WebSocket message of the server means. After ``CloseNeeded`` nothing of the
+        link counts."""
+        events: list[Event] = []
+        try:
+            decoded = frames.decode_server(text)
+            for kind, frame in decoded:
+                if self.welcomed and not self.is_current:
+                    return events
+                if kind == "welcome":
+                    events += self._welcome(frame)
+                elif kind == "message" and self.welcomed:
+                    events += self._message(frame, len(text) // len(decoded))
+                elif kind == "nack":
+                    events += self._nack(frame, now)
+                elif kind in _HANDLERS:
+                    events += _HANDLERS[kind](self, frame)
+        except ProtocolError as error:
+            events.append(CloseNeeded(CloseCode.SUSPENDED, error.reason))
+        except (KeyError, TypeError, ValueError) as error:
+            events.append(CloseNeeded(CloseCode.SUSPENDED, f"not a frame: {error!r}"))
+        return events
+
+    def _welcome(self, welcome: frames.Welcome) -> list[Event]:
+        if self.welcomed:
+            return []
+        self.welcomed = True
+        beat = welcome.heartbeat
+        self.silence = beat["interval"] + beat["timeout"] * beat["max_missed"]
+        self.reconnect_window = welcome.reconnect_window
+        self._head = welcome.head if welcome.resumed else 0
+        return self.session.welcomed(self, welcome)
+
+    def _message(self, frame: dict[str, Any], size: int) -> list[Event]:
+        session = self.session
+        seq, stream = int(frame["seq"]), frame.get("stream")
+        track = session.own if stream is None else session.streams.get(stream)
+        if track is None:
+            # The subscription's own frame was lost with an earlier connection.
+            track = session.open_stream(stream, None, seq - 1)
+        self._seen[stream] = seq
+        if stream is None and seq <= self._head:
+            session.replayed += 1
+        if not track.position.receive(seq):
+            return []
+        return [MessageReceived(seq, stream, frame["data"], size, track)]
+
+    def _ack(self, frame: frames.Ack) -> list[Event]:
+        events: list[Event] = []
+        for seq in self.session.pending.resolve_upto(frame.seq):
+            message = self.session.settle(seq)
+            if message is not None:
+                events.append(MessageAcknowledged(seq, frame.results.get(str(seq)), message))
+        return events
+
+    def _nack(self, frame: frames.Nack, now: float) -> list[Event]:
+        session, seq = self.session, frame.seq
+        retry_after = None if frame.retry_after is None else frame.retry_after / 1000
+        if frame.retry:
+            message = session.message(seq)
+            session.pending.send_again(seq)
+            session.hold_until = now + (retry_after or 0.0)
+        else:
+            session.pending.resolve(seq)
+            message = session.settle(seq)
+        if message is None:
+            return []
+        return [MessageNacked(seq, frame.code, frame.detail, frame.retry, retry_after, message)]
+
+    def _gap(self, frame: frames.Gap) -> list[Event]:
+        session, name = self.session, frame.stream
+        if name is None and frame.reason == "expired" and self.gap_told:
+            return []  # said with the welcome
+        if name is None:
+            session.own = Track(Position(seq=frame.head), frame.head)
+        else:
+            session.open_stream(name, frame.epoch, frame.head)
+        self._seen[name] = self._told[name] = frame.head
+        return [GapTold(frame.reason, name, frame.from_, frame.oldest, frame.head)]
+
+    def _ping(self, frame: frames.Ping) -> list[Event]:
+        if frame.rtt is not None:
+            self.session.rtt = frame.rtt
+        self._pings.append(frame.sent_at)
+        return []
+
+    def _drain(self, frame: frames.Drain) -> list[Event]:
+        return [Draining(frame.reconnect_in / 1000, frame.close_in / 1000, frame.reason)]
+
+    def _superseded(self, frame: frames.Superseded) -> list[Event]:
+        if frame.instance == self.session.instance:
+            self.superseded_by_self = True  # by a hello of ours whose welcome did not come
+            return []
+        return [Superseded(frame.instance)]
+
+    def _subscribed(self, frame: frames.Subscribed) -> list[Event]:
+        self.session.open_stream(frame.stream, frame.epoch, frame.head)
+        self._seen.pop(frame.stream, None)
+        self._told.pop(frame.stream, None)
+        return [Subscribed(frame.stream, frame.head)]
+
+    def _unsubscribed(self, frame: frames.Unsubscribed) -> list[Event]:
+        self.session.streams.pop(frame.stream, None)
+        return [Unsubscribed(frame.stream)]
+
+    def _error(self, frame: frames.Error) -> list[Event]:
+        return [ErrorTold(frame.code, frame.detail, frame.seq)]
+
+    def _volatile(self, frame: dict[str, Any]) -> list[Event]:
+        return [VolatileReceived(frame["data"])]
+
+    # --- out ----------------------------------------------------------------------------------
+
+    def queue(self, frame: str) -> None:
+        """Sends an encoded frame with the next ``data_to_send``."""
+        self._frames.append(frame)
+
+    def bye(self, reason: str = "") -> None:
+        """Ends the session for good; the server answers with a close."""
+        self.queue(frames.encode(frames.Bye(reason)))
+
+    def handed(self, size: int, now: float) -> None:
+        """The application took a message."""
+        self._handed += 1
+        self._handed_bytes += size
+        if self._handed >= ACK_MESSAGES or self._handed_bytes >= ACK_BYTES:
+            self._ack_due = now
+        elif self._ack_due is None:
+            self._ack_due = now + ACK_INTERVAL
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``data_to_send`` has something without anything else happening; None: never."""
+        hold = self.session.hold_until if self.session.waiting else None
+        times = [time for time in (self._ack_due, hold) if time is not None]
+        return min(times, default=None)
+
+    def data_to_send(self, now: float) -> list[str]:
+        """The texts to send now, in order, one WebSocket message each. The server counts credit by
+        WebSocket messages, so that numbered messages do not travel in arrays."""
+        if not self.is_current:
+            return []
+        out = []
+        for sent_at in self._pings:
+            seq, streams = self._take_acks()
+            out.append(frames.encode(frames.Pong(sent_at, seq, streams)))
+        self._pings.clear()
+        if self._ack_due is not None and now >= self._ack_due:
+            seq, streams = self._take_acks()
+            if seq is not None or streams:
+                out.append(frames.encode(frames.ClientAck(seq, streams)))
+        out += self._messages(now)
+        out += self._frames
+        self._frames = []
+        return out
+
+    def _take_acks(self) -> tuple[int | None, dict[str, int]]:
+        """What the application has and the server does not know yet. A server knows only what it
+        sent on this link: what came on the one before is acknowledged when its copy comes."""
+        session = self.session
+        own: int | None = None
+        streams: dict[str, int] = {}
+        for name, seen in self._seen.items():
+            track = session.own if name is None else session.streams.get(name)
+            if track is None:
+                continue
+            seq = min(track.handed, seen)
+            if seq > self._told.get(name, 0):
+                self._told[name] = seq
+                if name is None:
+                    own = seq
+                else:
+                    streams[name] = seq
+        self._handed = self._handed_bytes = 0
+        self._ack_due = None
+        return own, streams
+
+    def _messages(self, now: float) -> list[str]:
+        session = self.session
+        if session.holding:
+            return []
+        if session.hold_until is not None:
+            if now < session.hold_until:
+                return []
+            session.hold_until = None
+        out = []
+        for seq, data in session.pending.sendable():
+            message = session.message(seq)
+            if message is not None:
+                message.sends += 1
+                session.resent += message.sends > 1
+            out.append(message_frame(seq, data))
+        return out
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def closed(self, code: int, now: float) -> list[Event]:
+        """The socket is closed: with ``code`` as the server sent it, as this side did, or 1006."""
+        return self.session.ended(self, code)
+
+
+_HANDLERS: dict[str, Callable[[Link, Any], list[Event]]] = {
+    "ack": Link._ack,
+    "gap": Link._gap,
+    "ping": Link._ping,
+    "drain": Link._drain,
+    "superseded": Link._superseded,
+    "subscribed": Link._subscribed,
+    "unsubscribed": Link._unsubscribed,
+    "error": Link._error,
+    "volatile": Link._volatile,
+}
