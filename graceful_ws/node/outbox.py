@@ -171,7 +171,12 @@ class Outbox:
     def client_acked(self, name: str | None, seq: int) -> None:
         """The client's application has everything up to ``seq``. Raises ProtocolError."""
         feed = self.feeds.get(name)
-        if feed is not None and feed.cursor.ack(seq):
+        if feed is None:
+            return
+        if feed.cursor.position < seq <= feed.source.head:
+            feed.cursor.jump(seq)  # it came over the connection before, after the hello
+            self._room.set()
+        elif feed.cursor.ack(seq):
             self.progress_at = asyncio.get_running_loop().time()
             self._room.set()
 

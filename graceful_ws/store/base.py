@@ -57,7 +57,7 @@ def forget_connection() -> None:
 
 
 def prepare() -> None:
-    """Once a process: puts a SQLite file into WAL mode, where readers do not wait for the writer."""
+    """Once a process: puts a SQLite file into WAL mode, so that nobody reading waits."""
     using = connection()
     if using.vendor == "sqlite" and settings.sqlite_wal and not using.in_atomic_block:
         with using.cursor() as cursor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from graceful_ws.models import Session
@@ -62,13 +63,14 @@ class Append(Entry):
 
     data: Sequence[str] = ()
     expected: int | None = None
+    written_at: datetime | None = None
 
     def apply(self, row: Row, work: Round) -> int:
         self.owned(row)
-        if self.expected is not None and row.last_seq >= self.expected:
+        if self.expected is not None and work.has_message(self):
             return self.expected  # the commit whose answer was lost did happen
         first = row.last_seq + 1
-        self.expected = first
+        self.expected, self.written_at = first, work.now
         work.append(row, self.data)
         return first
 
@@ -82,15 +84,16 @@ class TakePending(Entry):
 
     taken: list[str] = field(default_factory=list)
     expected: int | None = None
+    first_pk: int | None = None
 
     def apply(self, row: Row, work: Round) -> tuple[int, list[str]]:
         self.owned(row)
-        if self.expected is not None and row.last_seq >= self.expected:
+        if self.expected is not None and work.has_taken(self):
             return self.expected, self.taken
         first = row.last_seq + 1
         pending = work.pending.pop(row.id, [])
         self.taken = [data for _, data in pending]
-        self.expected = first if pending else None
+        self.expected, self.first_pk = (first, pending[0][0]) if pending else (None, None)
         for pk, _ in pending:
             row.last_seq += 1
             row.changed = True
@@ -148,7 +151,7 @@ class CountTry(Entry):
 
 @dataclass(slots=True, eq=False)
 class Note(Entry):
-    """What is good to know and costs nothing when lost: acknowledgements, liveness for the admin."""
+    """What costs nothing when lost: acknowledgements, and liveness for the admin."""
 
     acked_seq: int = 0
     streams: dict[str, int] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from django.utils import timezone
 from graceful_ws.models import InboundResult, OutboundMessage, Session, Subscription
 
 from .base import alias, execute_many, is_outage, locked_rows, writing
-from .entries import COLUMNS, Complete, Entry, Fenced, Later, Row, TakePending
+from .entries import COLUMNS, Append, Complete, Entry, Fenced, Later, Row, TakePending
 
 
 class Round:
@@ -64,6 +64,22 @@ class Round:
             )
         if client_seq % keep == 0:
             self.old_results.append((row.id, client_seq - keep))
+
+    def has_message(self, entry: Append) -> bool:
+        """Whether an append whose commit's answer was lost is kept. Its number alone proves
+        nothing: a handler's own transaction may have taken it since."""
+        rows = OutboundMessage.objects.using(self.using.alias)
+        return rows.filter(
+            session_id=entry.session,
+            seq=entry.expected,
+            created_at=entry.written_at,
+            data=entry.data[0],
+        ).exists()
+
+    def has_taken(self, entry: TakePending) -> bool:
+        """Whether the first row that was taken in has the number it was given."""
+        rows = OutboundMessage.objects.using(self.using.alias)
+        return rows.filter(pk=entry.first_pk, seq=entry.expected).exists()
 
     def has_outcome(self, entry: Complete) -> bool:
         if entry.outcome is None:
@@ -227,14 +243,19 @@ class Numbers:
 
 
 def standing(session: int, client_seq: int = 0) -> tuple[Numbers, str | None] | None:
-    """A session's numbers and the kept outcome of ``client_seq``; None when it does not exist."""
-    rows = Session.objects.using(alias()).filter(pk=session)
-    values = rows.values_list("pk", "generation", "last_seq", "last_client_seq").first()
-    if values is None:
-        return None
-    results = InboundResult.objects.using(alias())
-    found = results.filter(session_id=session, client_seq=client_seq)
-    return Numbers(*values), found.values_list("outcome", flat=True).first()
+    """A session's numbers and the kept outcome of ``client_seq``; None when it does not exist.
+
+    Reads under the row's lock: PostgreSQL may still be committing what was sent to it.
+    """
+    with writing() as using:
+        rows = Session.objects.using(using.alias).filter(pk=session)
+        locked = locked_rows(rows, skip_locked=False)
+        values = locked.values_list("pk", "generation", "last_seq", "last_client_seq").first()
+        if values is None:
+            return None
+        results = InboundResult.objects.using(using.alias)
+        found = results.filter(session_id=session, client_seq=client_seq)
+        return Numbers(*values), found.values_list("outcome", flat=True).first()
 
 
 def page(session: int, after: int, rows: int) -> list[tuple[int, str]]:

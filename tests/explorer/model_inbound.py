@@ -186,9 +186,9 @@ class Incoming(Scenario[Inbound]):
     def cut(self, s: Inbound) -> Steps[Inbound]:
         for c in s.connections:
             if s.faults and not c.cut:
-                s = replace(s, faults=s.faults - 1)
                 lost = replace(c, cut=True, received=(), answers=())
-                yield f"connection {c.generation}", self._with(s, lost)
+                after = self._with(replace(s, faults=s.faults - 1), lost)
+                yield f"connection {c.generation}", after
 
     def kill(self, s: Inbound) -> Steps[Inbound]:
         for c in s.connections:

@@ -99,10 +99,8 @@ class Outgoing(Scenario[Outbound]):
             else:
                 yield "asks, tries again", (s, replace(a, at="idle", tries=a.tries + 1))
         elif a.at == "committed":
-            yield (
-                "schedules the callback",
-                (replace(s, callbacks=(*s.callbacks, (a.seq, a.text))), replace(a, at="over")),
-            )
+            scheduled = replace(s, callbacks=(*s.callbacks, (a.seq, a.text)))
+            yield "schedules the callback", (scheduled, replace(a, at="over"))
 
     def number(self, s: Outbound, a: Append) -> Steps[tuple[Outbound, Append]]:
         if self.on(Rule.NUMBER_UNDER_LOCK):
@@ -126,8 +124,7 @@ class Outgoing(Scenario[Outbound]):
     # --- the database itself
 
     def database(self, s: Outbound) -> Steps[Outbound]:
-        """Whose connection is lost in a commit, the server commits or rolls back, sooner or
-        later."""
+        """A transaction that lost its connection in the commit ends sooner or later, either way."""
         for a in s.appends:
             for t in range(1, a.tries + 1):
                 lost = replace(a, tries=t).transaction

@@ -27,6 +27,8 @@ class Rule(enum.Enum):
     NUMBER_UNDER_LOCK = "numbers are given in the writing transaction, from last_seq"
     CALLBACK_FILLS_OUTBOX = "the commit's callback fills the outbox, not the waiting coroutine"
     OUTBOX_BY_NUMBER = "the outbox releases strictly by number"
+    # A session has two writers on its node, the round and an in-transaction handler: a last_seq
+    # that is reached may have been reached by the other.
     ASK_AFTER_UNKNOWN_COMMIT = "after a commit of unknown outcome the database is asked"
     ASK_UNDER_LOCK = "... under the lock, as the commit may still be under way"
     ASK_FOR_THE_ROW = "... for the row under my number, as others may have moved last_seq"
