@@ -59,7 +59,8 @@ def check_settings(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage
 
 
 def _subclasses(cls: type) -> Iterator[type]:
-    for subclass in cls.__subclasses__():
+    direct: list[type] = cls.__subclasses__()
+    for subclass in direct:
         yield subclass
         yield from _subclasses(subclass)
 
@@ -141,14 +142,14 @@ def database_problems() -> list[Problem]:
         ]
     if connection.vendor != "sqlite":
         return []
-    if connection.is_in_memory_db():
+    if connection.is_in_memory_db():  # type: ignore[attr-defined]
         if settings.store_in_django_thread:
             return []
         return [
             Problem(
                 "W001",
                 f"The database {alias!r} is SQLite in memory: each thread sees one of its own.",
-                "Use a file; in a TestCase set GRACEFUL_WS[\"store_in_django_thread\"] = True.",
+                'Use a file; in a TestCase set GRACEFUL_WS["store_in_django_thread"] = True.',
             )
         ]
     mode = connection.settings_dict["OPTIONS"].get("transaction_mode") or "DEFERRED"
@@ -191,7 +192,9 @@ def layer_problems() -> list[Problem]:
             return []  # without a layer everything arrives by polling
         near = nearest(str(alias), layers)
         hint = f"Did you mean {near!r}?" if near else "Name one of the keys of CHANNEL_LAYERS."
-        return [Problem("E011", f"CHANNEL_LAYERS has no {alias!r}, the alias in GRACEFUL_WS.", hint)]
+        return [
+            Problem("E011", f"CHANNEL_LAYERS has no {alias!r}, the alias in GRACEFUL_WS.", hint)
+        ]
     layer = layers[alias]
     backend = layer.get("BACKEND")
     if backend == MEMORY_LAYER and not django_settings.DEBUG:

@@ -1,56 +1,163 @@
-"""What load balancers, orchestrators and clients ask over HTTP; all answers are small JSON."""
+"""What load balancers, orchestrators and clients ask over HTTP.
+
+They are asked often and by anybody, so they are cheap, say no names, need no login, and wait for
+nothing longer than a second or two, whatever the database and the channel layer do.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
-from channels.layers import get_channel_layer
-from django.db import DatabaseError
+from channels.layers import InMemoryChannelLayer, get_channel_layer
+from django.contrib.auth.decorators import login_not_required
+from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from graceful_ws.conf import settings
+from graceful_ws.core.breaker import BreakerState
 from graceful_ws.node.node import local_nodes
-from graceful_ws.store import base
+from graceful_ws.store import nodes
+
+logger = logging.getLogger("graceful_ws.views")
+
+View = Callable[[HttpRequest], HttpResponse]
+PROBE_GROUP = "graceful_ws.probe"  # nobody is in it
 
 
-@never_cache
-@require_safe
+class Probe:
+    """A question whose answer is good for a while, asked once for all who want to know.
+
+    * ``ask`` runs in a thread of its own and raises what is wrong
+    * ``within``: seconds that a caller waits; later counts as a failure
+    * ``fresh``: seconds for which an answer is remembered
+    """
+
+    def __init__(self, name: str, ask: Callable[[], None], *, within: float, fresh: float) -> None:
+        self._name = name
+        self._ask = ask
+        self._within = within
+        self._fresh = fresh
+        self._lock = threading.Lock()
+        self._asking: Future[bool] | None = None
+        self._answer = True
+        self._at = -fresh
+
+    def __call__(self) -> bool:
+        """Whether it answers."""
+        with self._lock:
+            if time.monotonic() - self._at < self._fresh:
+                return self._answer
+            asking = self._asking
+            if asking is None:
+                asking = self._asking = Future()
+                threading.Thread(target=self._run, args=(asking,), daemon=True).start()
+        try:
+            return asking.result(self._within)
+        except TimeoutError:
+            logger.warning("%s: no answer within %g s", self._name, self._within)
+            return False
+
+    def forget(self) -> None:
+        """The next caller asks anew."""
+        with self._lock:
+            self._at = time.monotonic() - self._fresh
+
+    def _run(self, asking: Future[bool]) -> None:
+        answer = True
+        try:
+            self._ask()
+        except Exception as error:
+            logger.warning("%s: %r", self._name, error)
+            answer = False
+        finally:
+            connections.close_all()  # those of this thread
+        with self._lock:
+            self._answer, self._at, self._asking = answer, time.monotonic(), None
+        asking.set_result(answer)
+
+
+def _ask_layer() -> None:
+    layer = get_channel_layer(settings.channel_layer)
+    # One in memory has nothing that could fail, and is not to be touched by another thread.
+    if layer is not None and not isinstance(layer, InMemoryChannelLayer):
+        asyncio.run(layer.group_send(PROBE_GROUP, {"type": "graceful.probe"}))
+
+
+database_probe = Probe("database", nodes.probe_tables, within=2.0, fresh=1.0)
+layer_probe = Probe("channel layer", _ask_layer, within=1.0, fresh=5.0)
+
+
+def _public(view: View) -> View:
+    """For sites that ask for a login or open a transaction everywhere: a database that is away
+    must not turn the answer into a 500."""
+    view = login_not_required(never_cache(require_safe(view)))
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
+@_public
 def live(request: HttpRequest) -> HttpResponse:
     """200 as long as the process answers. Restart it when this fails, never for ``ready``."""
     return JsonResponse({"status": "live"})
 
 
-@never_cache
-@require_safe
+@_public
 def ping(request: HttpRequest) -> HttpResponse:
-    """The smallest answer, for a client that compares round trips."""
-    return HttpResponse(status=204)
+    """The smallest answer, for a client that compares round trips, from any origin."""
+    headers = {"Access-Control-Allow-Origin": "*", "Timing-Allow-Origin": "*"}
+    return HttpResponse(status=204, headers=headers)
 
 
-@never_cache
-@require_safe
+@_public
 def ready(request: HttpRequest) -> HttpResponse:
     """503 while the process drains or its database fails: send new connections elsewhere.
 
     A channel layer that is away makes messages late, not lost: 200 with ``degraded``, because a
     Redis that dies must not take every node out at once.
     """
-    answer: dict[str, Any] = {"status": "ready", "degraded": []}
-    draining = [node for node in local_nodes() if node.drain is not None]
-    if draining:
-        answer["status"] = "draining"
+    running = local_nodes()
+    draining = any(node.drain is not None for node in running)
+    journal = _journal_state()
+    database = journal != BreakerState.OPEN and _database_answers()
+    degraded = [] if layer_probe() else ["channel layer"]
+    status = "draining" if draining else "ready" if database else "database"
+    answer: dict[str, Any] = {
+        "status": status,
+        "draining": draining,
+        "database": "ok" if database else "failing",
+        "journal": journal,
+        "degraded": degraded,
+    }
+    return JsonResponse(answer, status=200 if status == "ready" else 503)
+
+
+def _journal_state() -> str:
+    """The state of the writer's circuit breaker; "closed" before the first connection."""
+    states = {
+        # A copy: the clock moves a breaker on, and this is not the thread that it belongs to.
+        str(copy.copy(node.journal.breaker).state(node.loop.time()))
+        for node in local_nodes()
+    }
+    worst = (BreakerState.OPEN, BreakerState.HALF_OPEN)
+    return next((str(state) for state in worst if state in states), str(BreakerState.CLOSED))
+
+
+def _database_answers() -> bool:
+    if not settings.store_in_django_thread:
+        return database_probe()
     try:
-        base.probe()
-    except DatabaseError:
-        answer["status"] = "database"
-    if any(not node.healthy for node in local_nodes()):
-        answer["status"] = "database"
-    if not _layer_answers():
-        answer["degraded"].append("channel layer")
-    return JsonResponse(answer, status=200 if answer["status"] == "ready" else 503)
-
-
-def _layer_answers() -> bool:
-    return get_channel_layer(settings.channel_layer) is not None or True
+        nodes.probe_tables()
+    except Exception as error:
+        logger.warning("database: %r", error)
+        return False
+    return True

@@ -16,18 +16,26 @@ from django.urls import path  # noqa: E402
 
 from tests import consumers  # noqa: E402
 
+ROUTES = {
+    "echo/": consumers.Echo,
+    "light/": consumers.Light,
+    "strict/": consumers.Strict,
+    "dozing/": consumers.Dozing,
+    "impatient/": consumers.Impatient,
+    "hooks/": consumers.Hooks,
+    "denying/": consumers.Denying,
+    "broken/": consumers.Broken,
+    "ledger/": consumers.Ledger,
+    "zombie/": consumers.Zombie,
+    "transaction/": consumers.InTransaction,
+    "impatient-transaction/": consumers.ImpatientTransaction,
+}
+
 application = ProtocolTypeRouter(
     {
         "http": get_asgi_application(),
         "websocket": AuthMiddlewareStack(
-            URLRouter(
-                [
-                    path("echo/", consumers.Echo.as_asgi()),
-                    path("light/", consumers.Light.as_asgi()),
-                    path("ledger/", consumers.Ledger.as_asgi()),
-                    path("transaction/", consumers.InTransaction.as_asgi()),
-                ]
-            )
+            URLRouter([path(route, consumer.as_asgi()) for route, consumer in ROUTES.items()])
         ),
     }
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from graceful_ws.core import frames
 from graceful_ws.core.close_codes import CloseCode
@@ -102,15 +102,15 @@ class Link:
 
     def _message(self, frame: dict[str, Any], size: int) -> list[Event]:
         session = self.session
-        seq, stream = int(frame["seq"]), frame.get("stream")
+        seq, stream = int(frame["seq"]), cast("str | None", frame.get("stream"))
         track = session.own if stream is None else session.streams.get(stream)
-        if track is None:
+        if stream is not None and track is None:
             # The subscription's own frame was lost with an earlier connection.
             track = session.open_stream(stream, None, seq - 1)
         self._seen[stream] = seq
         if stream is None and seq <= self._head:
             session.replayed += 1
-        if not track.position.receive(seq):
+        if track is None or not track.position.receive(seq):
             return []
         return [MessageReceived(seq, stream, frame["data"], size, track)]
 

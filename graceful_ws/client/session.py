@@ -214,7 +214,7 @@ class ClientSession:
 
     def _start_numbering(self, last_client_seq: int) -> list[Event]:
         """In a new session, as its new instance, or without messages that had numbers before."""
-        events = []
+        events: list[Event] = []
         for seq in list(self.pending.items):
             try:
                 self._check_size(self.pending.items[seq])

@@ -77,6 +77,12 @@ class Watch:
     def failed(self) -> list[Watched]:
         return [n for n in self.nodes.values() if n.outcome not in (*GOOD, Outcome.WAITING)]
 
+    @property
+    def to_ask_again(self) -> bool:
+        """True when a node began to drain while its request was being withdrawn."""
+        rows = [node.status for node in self.waiting]
+        return self._undo and any(row.requested_state != "up" for row in rows if row.state != "up")
+
     def looked(self, statuses: Sequence[Status], now: float) -> None:
         """Rows as they are now; a node whose row has been purged is not among them."""
         rows: dict[uuid.UUID, Status] = {status.id: status for status in statuses}
@@ -133,7 +139,7 @@ def phase(status: Status) -> str:
 
 
 def progress_text(status: Status, *, width: int = 20, cells: str = "█░") -> str:
-    """"notifying ████░░ 12/37 left"; "" for a node that neither drains nor was asked to."""
+    """Such as "notifying ████░░ 12/37 left"; "" for a node that was not asked."""
     word = phase(status)
     if not word or status.state in ("stopped", "dead"):
         return ""

@@ -43,8 +43,10 @@ def test_unknown_keys_are_ignored() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "nope", '"', '{"type":"bye"', '{"type":"volatile","data":NaN}', "[1,]", "\ud83d"]
-    + ['{"type":"volatile","data":"\\ud83d"}', "[" * 65 + "]" * 65, "[" * 5000],
+    [
+        *("", "{", "nope", '"', '{"type":"bye"', '{"type":"volatile","data":NaN}', "[1,]"),
+        *("\ud83d", '{"type":"volatile","data":"\\ud83d"}', "[" * 65 + "]" * 65, "[" * 5000),
+    ],
 )
 def test_what_is_not_json_or_too_deep_is_invalid_data(text: str) -> None:
     assert code_of(text) == 1007
@@ -52,9 +54,11 @@ def test_what_is_not_json_or_too_deep_is_invalid_data(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "1", "null", "{}", '{"type":"nope"}', '{"type":"message","seq":"1","data":1}']
-    + ['{"type":"message","seq":1}', '{"type":"message","data":1}', '[[{"type":"bye"}]]']
-    + ["[" + ",".join(['{"type":"bye"}'] * 65) + "]", '{"type":"welcome"}'],
+    [
+        *("[]", "1", "null", "{}", '{"type":"nope"}', '{"type":"message","seq":"1","data":1}'),
+        *('{"type":"message","seq":1}', '{"type":"message","data":1}', '[[{"type":"bye"}]]'),
+        *("[" + ",".join(['{"type":"bye"}'] * 65) + "]", '{"type":"welcome"}'),
+    ],
 )
 def test_json_that_is_no_frame_is_a_protocol_error(text: str) -> None:
     assert code_of(text) == 1002

@@ -1,0 +1,26 @@
+"""The ASGI application: pages for HTTP, one consumer for WebSockets."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.asgi import get_asgi_application
+
+# Static files by Django itself, so that the demo needs no web server before it.
+http = ASGIStaticFilesHandler(get_asgi_application())
+
+from django.urls import path  # noqa: E402
+
+from project.consumers import Notes  # noqa: E402
+
+application = ProtocolTypeRouter(
+    {
+        "http": http,
+        "websocket": AuthMiddlewareStack(URLRouter([path("ws/", Notes.as_asgi())])),
+    }
+)

@@ -1,0 +1,39 @@
+"""The tie between the supervisor and a process it started: one socket, the child's stdin.
+
+It ends when the supervisor does, however that went, and the child ends with it. The other way it
+carries orders, one a line: a view asks the supervisor to drain or kill a node, because only a
+parent can be sure that a process id is still the process it means.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+STDIN = 0
+HURRY_AFTER = 2.0  # seconds from the first SIGTERM to the second, which closes everything at once
+KILL_AFTER = 5.0  # seconds from the second to the end
+
+
+def hold() -> None:
+    """From now on this process does not outlive its supervisor. Call it in the main thread."""
+    threading.Thread(target=_wait_for_the_end, name="lifeline", daemon=True).start()
+
+
+def ask(order: str) -> None:
+    """Gives the supervisor an order. Raises OSError when it is gone."""
+    os.write(STDIN, f"{order}\n".encode())
+
+
+def _wait_for_the_end() -> None:
+    try:
+        while os.read(STDIN, 1024):
+            pass
+    except OSError:  # reset: the supervisor left without reading the last order
+        pass
+    for number, seconds in ((signal.SIGTERM, HURRY_AFTER), (signal.SIGTERM, KILL_AFTER)):
+        os.kill(os.getpid(), number)
+        time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
