@@ -148,7 +148,8 @@ def database_problems() -> list[Problem]:
         return [
             Problem(
                 "W001",
-                f"The database {alias!r} is SQLite in memory: each thread sees one of its own.",
+                f"The database {alias!r} is SQLite in memory: it ends with the process, and the"
+                " threads that write do not share it.",
                 'Use a file; in a TestCase set GRACEFUL_WS["store_in_django_thread"] = True.',
             )
         ]

@@ -212,6 +212,12 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
             await self.accept()
         except DenyConnection:
             await self.close()
+        except Exception:
+            if self._accepted:
+                raise
+            logger.exception("connect() failed")
+            await handshake.refuse(self.scope, self.base_send, 500, "connect() failed")
+            self._live.reader.give_up()
 
     async def ended(self, code: int) -> None:
         """The connection is over: the part of the end that belongs to the application."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -9,6 +11,8 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
 from project.demo import lifeline
+
+ORDER = re.compile(r"[0-9.-]{1,40}")
 
 
 @require_safe
@@ -42,12 +46,13 @@ def content_security_policy(sockets: list[str]) -> str:
 
 @require_POST
 def order(request: HttpRequest) -> HttpResponse:
-    """Has a node drained or killed by the supervisor of the demo; there is none elsewhere."""
-    node, action = request.POST.get("node", ""), request.POST.get("action", "")
-    number = node.removeprefix("node-")
-    if not settings.DEMO_PORTS or not number.isdigit():
+    """Has a node drained or killed by the supervisor of the demo; elsewhere there is none.
+
+    An order is carried out once: a page whose answer died with the node repeats it.
+    """
+    names = [f"node-{number}" for number, _ in enumerate(settings.DEMO_PORTS, 1)]
+    action, node, order = (request.POST.get(name, "") for name in ("action", "node", "order"))
+    if node not in names or action not in lifeline.ORDERS or not ORDER.fullmatch(order):
         raise Http404
-    if action not in ("drain", "kill") or not 1 <= int(number) <= len(settings.DEMO_PORTS):
-        raise Http404
-    lifeline.ask(f"{action} {node}")
+    lifeline.ask(action, node, order)
     return JsonResponse({"asked": action, "node": node}, status=202)

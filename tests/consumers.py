@@ -11,6 +11,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from channels.exceptions import StopConsumer
+
 from graceful_ws.consumers import Fenced, GracefulConsumer, JournalUnavailable
 from graceful_ws.models import AuditEntry
 
@@ -44,6 +46,8 @@ class Echo(GracefulConsumer):
         if "close" in content:
             await self.close(content["close"], content.get("reason"))
             return None
+        if "stop" in content:
+            raise StopConsumer
         if "poison" in content:
             return await self._send_poison(content["poison"])
         for n in range(content.get("send", 0)):
@@ -197,6 +201,8 @@ class InTransaction(GracefulConsumer):
             Path(content["kill"]).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(content.get("sleep", 0))
+        if "finished" in content:
+            write(content["finished"], os.getpid())
         if "fail" in content:
             raise RuntimeError(content["fail"])
         self.reply(content)

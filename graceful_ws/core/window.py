@@ -194,12 +194,11 @@ class Pending:
     def sendable(self) -> list[tuple[int, str]]:
         """The messages that credit lets go now, in order; they count as sent."""
         found: list[tuple[int, str]] = []
-        travelling = size = 0
-        for seq, data in self.items.items():
+        size = 0
+        for travelling, (seq, data) in enumerate(self.items.items()):
             cost = len(data.encode())
             if travelling and (travelling >= self.max_messages or size + cost > self.max_bytes):
                 break
-            travelling += 1
             size += cost
             if seq > self.sent:
                 found.append((seq, data))

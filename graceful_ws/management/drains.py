@@ -21,8 +21,8 @@ class Outcome(StrEnum):
     WAITING = "waiting"
     DONE = "done"  # drained, or for an undo: up again
     BUSY = "busy"  # drained by force: some were dropped at the deadline
-    SILENT = "silent"  # its beat stood still, or it never began
-    LATE = "late"  # it began, and the time is up
+    SILENT = "silent"  # its beat stands still
+    LATE = "late"  # it lives, and the time is up
     DIED = "died"  # while it drained
     GONE = "gone"  # dead or stopped before it was asked: nothing to wait for
 
@@ -38,10 +38,6 @@ class Watched:
     moved_at: float  # when its beat was last seen to move
     beat_moved: bool = False
     outcome: Outcome = Outcome.WAITING
-
-    @property
-    def began(self) -> bool:
-        return self.status.state in ("draining", "drained")
 
     def row(self) -> dict[str, Any]:
         """For machines."""
@@ -101,8 +97,7 @@ class Watch:
     def gave_up(self) -> None:
         """The time is up."""
         for node in self.waiting:
-            began = node.began or self._undo
-            node.outcome = Outcome.LATE if began else Outcome.SILENT
+            node.outcome = Outcome.LATE if node.beat_moved else Outcome.SILENT
 
     def _outcome(self, node: Watched, now: float) -> Outcome:
         status = node.status
@@ -167,9 +162,11 @@ def outcome_text(node: Watched, *, undo: bool = False) -> str:
         case Outcome.SILENT if not node.beat_moved:
             said = "did not answer"
         case Outcome.SILENT:
-            said = "did not begin"
+            said = f"fell silent with {counted(remaining, 'connection')}"
         case Outcome.LATE if undo:
             said = f"is still {status.state}"
+        case Outcome.LATE if status.state == "up":
+            said = "did not begin"
         case Outcome.LATE:
             said = f"is still {phase(status)} with {counted(remaining, 'connection')}"
         case Outcome.DIED:

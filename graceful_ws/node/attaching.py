@@ -67,6 +67,10 @@ async def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
     else:
         live.entry = entry
         _welcome(live, hello, attached)
+    finally:
+        if before is not None and live.node.sessions.get(before.session_pk) is before:
+            # It was not taken after all, and has stopped taking messages: its client comes again.
+            before.close(CloseCode.RESYNC, "a resume of it came to nothing")
 
 
 async def _let_finish(before: LiveConnection) -> None:

@@ -125,6 +125,11 @@ class Inbox:
         except StopConsumer:
             self.stop_taking()
             self._live.close(CloseCode.NORMAL)
+        except Exception:
+            # The outcome could not be kept, so the number cannot be done here: let it be resumed.
+            logger.exception("the inbox failed", extra=self._live.extra())
+            self.stop_taking()
+            self._live.close(CloseCode.INTERNAL_ERROR, "cannot go on")
         finally:
             self._task = None
 

@@ -288,7 +288,7 @@ class Journal:
         """The breaker is open: messages are refused, what must not be lost stays queued."""
         kept: deque[Item] = deque()
         for item in self._items:
-            if isinstance(item.entry, Append) and item.entry.expected is None:
+            if isinstance(item.entry, Append) and item.entry.perhaps is None:
                 if not item.future.done():
                     item.future.set_exception(JournalUnavailable("the database does not answer"))
             else:

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import math
 import random
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,7 @@ from graceful_ws.core.transitions import (
 from graceful_ws.servers import dropper
 from graceful_ws.store.attach import Attach, Attached
 from graceful_ws.store.entries import Append, Fenced, TakePending
+from graceful_ws.store.nodes import Ending
 
 from .application import Application
 from .attaching import attach, detach, forget
@@ -76,7 +76,6 @@ class LiveConnection:
         )
         self.attached: Attached | None = None
         self.entry: Attach | None = None  # what it attached with
-        self.opened_at = time.time()
         self.deadline: float | None = None  # the one the node's timer knows
         self.feed: Feed | None = None
         self.reader = Reader(self, receive)
@@ -84,7 +83,7 @@ class LiveConnection:
         self._loop = asyncio.get_running_loop()
         self._attaching: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[Attached] = self._loop.create_future()
-        self._instance = ""
+        self.instance = ""
         self.end_cause: str | None = None  # set: the session ends with the connection
         self.noted_at = -math.inf
         self.noted: tuple[Any, ...] = ()
@@ -100,10 +99,6 @@ class LiveConnection:
     def generation(self) -> int:
         assert self.attached is not None
         return self.attached.generation
-
-    @property
-    def instance(self) -> str:
-        return self._instance
 
     @property
     def is_open(self) -> bool:
@@ -138,7 +133,7 @@ class LiveConnection:
             self._attaching = self.node.spawn(attach(self, None))
 
     def hello(self, hello: frames.Hello) -> None:
-        self._instance = hello.instance
+        self.instance = hello.instance
         self._attaching = self.node.spawn(attach(self, hello))
 
     @property
@@ -245,16 +240,12 @@ class LiveConnection:
         if effects:
             self.perform(effects)
 
-    def deadline_reached(self, now: float) -> float | None:
-        """The node's timer: returns the next deadline, in the loop's time."""
-        if (
-            self.outbox.waiting
-            and now - self.outbox.progress_at > self.limits.progress_timeout
-            and self.is_open
-        ):
+    def deadline_reached(self, now: float) -> None:
+        """The node's timer: the machine's deadline has come, or it is time for a look."""
+        stalled = now - self.outbox.progress_at > self.limits.progress_timeout
+        if stalled and self.outbox.blocked and self.is_open:
             self.close(CloseCode.SLOW_CONSUMER, "no progress")
         self.perform(self.machine.handle(DEADLINE_REACHED, now))
-        return self.machine.deadline
 
     def perform(self, effects: Sequence[Any]) -> None:
         for effect in effects:
@@ -311,15 +302,16 @@ class LiveConnection:
         if self.is_open and self.attached is not None:
             self.node.spawn(self.node.find_out([self]))
 
-    def lost_session(self, ending: tuple[str, int | None, str, str] | None) -> None:
+    def lost_session(self, ending: Ending | None) -> None:
         """Closes with what the database says became of the session."""
-        state, code, reason, instance = ending or ("ended", None, "", "")
-        if state == "ended":
-            self.close(code or CloseCode.SESSION_EXPIRED, reason)
-        elif state == "attached":
-            self.superseded(instance)
+        if ending is None:
+            self.close(CloseCode.SESSION_EXPIRED, "the session is gone")
+        elif ending.state == "ended":
+            self.close(ending.close_code or CloseCode.SESSION_EXPIRED, ending.close_reason)
+        elif ending.state == "attached" and ending.generation != self.generation:
+            self.superseded(ending.instance)
         else:
-            self.close(CloseCode.RESYNC, "detached elsewhere")
+            self.close(CloseCode.RESYNC, "out of step with the session")
 
     def handler_failed(self, error: Exception) -> None:
         """A hook, a group handler or a plain client's handler raised."""

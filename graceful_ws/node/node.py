@@ -143,8 +143,8 @@ class Node:
         await self.journal.stop()
         await self.readers.stop()
         await self.handler_threads.stop()
-        if _nodes.get(self.loop) is self:
-            del _nodes[self.loop]
+        if _nodes.get(self.loop) is self and self.drain is None:
+            del _nodes[self.loop]  # a node that has drained stays, and refuses
 
     def abandon(self) -> None:
         """The loop was closed without a stop, as tests do: end the threads at least."""
@@ -190,6 +190,8 @@ class Node:
         before = self._tokens.get(hash_token(entry.token)) if entry.token else None
         if before is None or before.entry is None or before.entry.identity != entry.identity:
             return None
+        if before.entry.consumer != entry.consumer:
+            return None
         same = before.entry.instance == entry.instance
         return None if same and entry.attempt <= before.entry.attempt else before
 
@@ -231,6 +233,8 @@ class Node:
             for pk, live in asked.items():
                 if live.is_open:
                     live.lost_session(endings.get(pk))
+        except DatabaseError as error:
+            logger.warning("cannot ask what became of sessions: %s", error)  # the next round does
         finally:
             self._looking.difference_update(asked.values())
 

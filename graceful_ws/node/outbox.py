@@ -200,19 +200,12 @@ class Outbox:
     # --- out ----------------------------------------------------------------------------------
 
     @property
-    def waiting(self) -> bool:
-        """True while anything is queued, being sent, or still to be read from the journal."""
-        return bool(
-            self._queue
-            or self._ack is not None
-            or self._sender is not None
-            or any(feed.behind for feed in self.feeds.values())
-        )
-
-    @property
-    def queued(self) -> bool:
-        """True while anything is queued or being sent."""
-        return bool(self._queue or self._ack is not None or self._sender is not None)
+    def blocked(self) -> bool:
+        """True while something cannot go because the client takes nothing, or acknowledges
+        nothing; not while the journal is what is waited for."""
+        if self._queue or self._sender is not None:
+            return True
+        return not self.window.has_room() and any(feed.behind for feed in self.feeds.values())
 
     async def flushed(self) -> None:
         """Returns when what is queued now has been sent, or the connection is over."""

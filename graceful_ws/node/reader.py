@@ -41,13 +41,14 @@ class Reader:
         """Reads until the transport is gone; returns the close code as the server reports it."""
         self._task = asyncio.current_task()
         try:
-            while True:
+            while not self._lost:
                 event = await self._receive()
                 if event["type"] == "websocket.receive":
                     await self._received(event)
                 elif event["type"] == "websocket.disconnect":
                     code = event.get("code")
                     return CloseCode.NO_STATUS if code is None else int(code)
+            return CloseCode.ABNORMAL
         except asyncio.CancelledError:
             if not self._lost or self._task is None:
                 raise

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("graceful_ws.reaper")
 
+PAUSE = 0.05  # seconds between batches, for those who wait for the database
 SETTLED = 30.0  # seconds of uninterrupted looks before anything is purged
 
 
@@ -70,8 +71,8 @@ class Reaper:
         run = self._node.readers.run
         for public_id, label in await run(retention.expire):
             await _session_ended(public_id, label)
-        while await run(retention.purge) >= retention.BATCH:
-            await asyncio.sleep(0.05)
+        while await run(retention.purge) >= retention.BATCH:  # noqa: ASYNC110
+            await asyncio.sleep(PAUSE)
 
 
 async def _session_ended(public_id: uuid.UUID, label: str) -> None:

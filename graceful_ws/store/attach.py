@@ -7,7 +7,9 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from django.db.models import Q
@@ -41,6 +43,15 @@ class Identity:
         return not session.session_key_hash or session.session_key_hash == self.session_key_hash
 
 
+@dataclass(frozen=True, slots=True)
+class Perhaps:
+    """What a round whose commit's answer was lost may have made of a hello."""
+
+    at: datetime
+    generation: int
+    taken_over: bool
+
+
 @dataclass(slots=True, eq=False)
 class Attach:
     """A hello that waits for the writer; ``token`` is what the client sent, None for a new one."""
@@ -59,10 +70,16 @@ class Attach:
     remote_address: str = ""
     user_agent: str = ""
     new_token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    attempted: bool = False  # an earlier round took it in, and its commit's answer was lost
+    perhaps: Perhaps | None = field(default=None, init=False)
+    _before: Perhaps | None = field(default=None, init=False)
+
+    def begin(self) -> None:
+        """A transaction is about to try the hello."""
+        self._before = self.perhaps
 
     def rolled_back(self) -> None:
-        self.attempted = False
+        """This transaction certainly did not commit; the one before it still may have."""
+        self.perhaps = self._before
 
 
 @dataclass(slots=True)
@@ -95,6 +112,8 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
     come again until one of its welcomes arrives."""
     outcomes: list[Any] = []
     now = timezone.now()
+    for entry in entries:
+        entry.begin()
     with writing() as using:
         sessions = Session.objects.using(using.alias)
         hashes = {entry: hash_token(entry.token) for entry in entries if entry.token}
@@ -115,27 +134,29 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
         created: list[Session] = []
         changed: dict[int, Session] = {}
         for entry in entries:
-            entry.attempted, attempted = True, entry.attempted
             token_hash = hashes.get(entry)
             if token_hash in locked:
                 outcomes.append(Later())
                 continue
-            made = found.get(fresh[entry]) if attempted else None
+            made = found.get(fresh[entry])
             session = made or (found.get(token_hash) if token_hash else None)
             if made is None and session is not None and not _alive(session, entry, now):
                 session = None
             if session is None:
                 session = _new(entry, fresh[entry], now)
                 created.append(session)
-                outcomes.append((entry, session, False, False))
+                entry.perhaps = Perhaps(now, session.generation, taken_over=False)
+                outcomes.append((entry, session, False, False, session.generation))
                 continue
             try:
-                taken_over = made is None and _take(session, entry, now, attempted)
+                taken_over = _take(session, entry, now)
             except (OtherIdentity, StaleAttempt) as error:
                 outcomes.append(error)
                 continue
             changed[session.pk] = session
-            outcomes.append((entry, session, made is None, taken_over))
+            entry.perhaps = Perhaps(session.attached_at, session.generation, taken_over)
+            # A later hello of this round may take the same row further.
+            outcomes.append((entry, session, made is None, taken_over, session.generation))
         sessions.bulk_create(created)
         execute_many(
             using,
@@ -151,6 +172,8 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
         ]
 
 
+CONDITIONS = 200  # in one query; SQLite's parser refuses a thousand
+
 TAKEN = (
     *("generation", "instance", "attempt", "node_id", "state", "attached_at", "seen_at"),
     *("left_at", "remote_address", "user_agent", "resumes", "tries"),
@@ -158,7 +181,7 @@ TAKEN = (
 )
 
 
-def _alive(session: Session, entry: Attach, now: Any) -> bool:
+def _alive(session: Session, entry: Attach, now: datetime) -> bool:
     """An unknown, an ended and an expired session all get the same answer: a new session."""
     if session.state == Session.State.ENDED or session.consumer != entry.consumer:
         return False
@@ -168,7 +191,7 @@ def _alive(session: Session, entry: Attach, now: Any) -> bool:
     return left is None or left + timedelta(seconds=entry.resume_window) >= now
 
 
-def _new(entry: Attach, token_hash: bytes, now: Any) -> Session:
+def _new(entry: Attach, token_hash: bytes, now: datetime) -> Session:
     return Session(
         uuid=uuid.uuid4(),
         token_hash=token_hash,
@@ -188,15 +211,19 @@ def _new(entry: Attach, token_hash: bytes, now: Any) -> Session:
     )
 
 
-def _take(session: Session, entry: Attach, now: Any, attempted: bool) -> bool:
+def _take(session: Session, entry: Attach, now: datetime) -> bool:
     """Makes ``entry`` the owner. True when another instance was it before."""
     if not entry.identity.owns(session):
         raise OtherIdentity
     other = session.instance != entry.instance
     if not other and entry.attempt <= session.attempt:
-        if attempted and entry.attempt == session.attempt:
-            return False  # our own commit, whose answer was lost
-        raise StaleAttempt
+        mine = entry.perhaps
+        # The attempt alone proves nothing: the same hello may have come by another socket.
+        if mine is None or (mine.at, entry.attempt) != (session.attached_at, session.attempt):
+            raise StaleAttempt
+        other = mine.taken_over
+        if mine.generation == session.generation:
+            return other  # our own commit, whose answer was lost
     session.generation += 1
     session.instance = entry.instance
     session.attempt = entry.attempt
@@ -219,13 +246,15 @@ def _extras(resumed: list[tuple[Any, ...]], using: str) -> dict[str, dict[int, A
     extras: dict[str, dict[int, Any]] = {"outcomes": {}, "subscriptions": {}}
     if not resumed:
         return extras
-    ids = [session.pk for _, session, _, _ in resumed]
-    asked = Q()
-    for entry, session, _, _ in resumed:
-        if entry.pending_from is not None and entry.pending_from <= session.last_client_seq:
-            asked |= Q(session_id=session.pk, client_seq__gte=entry.pending_from)
-    if asked:
-        for row in InboundResult.objects.using(using).filter(asked).order_by("client_seq"):
+    ids = [session.pk for _, session, *_ in resumed]
+    asked = [
+        Q(session_id=session.pk, client_seq__gte=entry.pending_from)
+        for entry, session, *_ in resumed
+        if entry.pending_from is not None and entry.pending_from <= session.last_client_seq
+    ]
+    results = InboundResult.objects.using(using).order_by("client_seq")
+    for start in range(0, len(asked), CONDITIONS):
+        for row in results.filter(reduce(or_, asked[start : start + CONDITIONS])):
             extras["outcomes"].setdefault(row.session_id, {})[row.client_seq] = row.outcome
     subscriptions = Subscription.objects.using(using).filter(session_id__in=ids).order_by("pk")
     for sub in subscriptions:
@@ -236,7 +265,12 @@ def _extras(resumed: list[tuple[Any, ...]], using: str) -> dict[str, dict[int, A
 
 
 def _attached(
-    entry: Attach, session: Session, resumed: bool, taken_over: bool, extras: dict[str, Any]
+    entry: Attach,
+    session: Session,
+    resumed: bool,
+    taken_over: bool,
+    generation: int,
+    extras: dict[str, Any],
 ) -> Attached:
     position = session.acked_seq if entry.last_seq_id is None else entry.last_seq_id
     return Attached(
@@ -244,7 +278,7 @@ def _attached(
         uuid=session.uuid,
         token=None if resumed else entry.new_token,
         token_hash=bytes(session.token_hash or b""),
-        generation=session.generation,
+        generation=generation,
         resumed=resumed,
         last_seq=session.last_seq,
         last_client_seq=session.last_client_seq,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from graceful_ws.models import Session
@@ -44,13 +43,21 @@ class Entry:
 
     session: int
     generation: int
+    # What a transaction whose commit's answer was lost may have written; None: nothing.
+    perhaps: Any = field(default=None, init=False)
+    _before: Any = field(default=None, init=False)
+
+    def begin(self) -> None:
+        """A transaction is about to try the entry."""
+        self._before = self.perhaps
 
     def apply(self, row: Row, work: Round) -> Any:
         """Changes ``row`` and adds to ``work``; what it returns is the entry's outcome."""
         raise NotImplementedError
 
     def rolled_back(self) -> None:
-        """The attempt certainly did not commit."""
+        """This transaction certainly did not commit; the one before it still may have."""
+        self.perhaps = self._before
 
     def owned(self, row: Row) -> None:
         if row.generation != self.generation or row.state != Session.State.ATTACHED:
@@ -62,46 +69,36 @@ class Append(Entry):
     """Numbers and keeps messages to the client. Outcome: the number of the first."""
 
     data: Sequence[str] = ()
-    expected: int | None = None
-    written_at: datetime | None = None
 
     def apply(self, row: Row, work: Round) -> int:
         self.owned(row)
-        if self.expected is not None and work.has_message(self):
-            return self.expected  # the commit whose answer was lost did happen
+        if self.perhaps is not None and work.has_message(self, *self.perhaps):
+            first, _ = self.perhaps
+            return int(first)
         first = row.last_seq + 1
-        self.expected, self.written_at = first, work.now
+        self.perhaps = first, work.now
         work.append(row, self.data)
         return first
-
-    def rolled_back(self) -> None:
-        self.expected = None
 
 
 @dataclass(slots=True, eq=False)
 class TakePending(Entry):
     """Numbers what ``send_to_session`` left for the session. Outcome: (first number, data)."""
 
-    taken: list[str] = field(default_factory=list)
-    expected: int | None = None
-    first_pk: int | None = None
-
     def apply(self, row: Row, work: Round) -> tuple[int, list[str]]:
         self.owned(row)
-        if self.expected is not None and work.has_taken(self):
-            return self.expected, self.taken
+        if self.perhaps is not None and work.has_taken(*self.perhaps[:2]):
+            first, _, taken = self.perhaps
+            return first, taken
         first = row.last_seq + 1
         pending = work.pending.pop(row.id, [])
-        self.taken = [data for _, data in pending]
-        self.expected, self.first_pk = (first, pending[0][0]) if pending else (None, None)
+        taken = [data for _, data in pending]
+        self.perhaps = (first, pending[0][0], taken) if pending else None
         for pk, _ in pending:
             row.last_seq += 1
             row.changed = True
             work.taken.append((row.last_seq, pk))
-        return first, self.taken
-
-    def rolled_back(self) -> None:
-        self.expected = None
+        return first, taken
 
 
 @dataclass(slots=True, eq=False)
@@ -115,20 +112,16 @@ class Complete(Entry):
     client_seq: int = 0
     outcome: str | None = None  # encoded {"result": …} or {"nack": …}; None: a plain ack
     keep: int = 64  # outcomes of the last so many numbers are kept
-    attempted: bool = False
 
     def apply(self, row: Row, work: Round) -> bool:
         self.owned(row)
         if row.last_client_seq >= self.client_seq:
-            return self.attempted and work.has_outcome(self)
+            return self.perhaps is not None and work.has_outcome(self)
         if row.last_client_seq != self.client_seq - 1:
             raise Fenced
-        self.attempted = True
+        self.perhaps = True
         work.complete(row, self.client_seq, self.outcome, self.keep)
         return True
-
-    def rolled_back(self) -> None:
-        self.attempted = False
 
 
 @dataclass(slots=True, eq=False)
@@ -144,8 +137,10 @@ class CountTry(Entry):
         self.owned(row)
         if row.last_client_seq != self.client_seq - 1:
             raise Fenced
-        row.tries += 1
-        row.changed = True
+        if self.perhaps is None or row.tries < self.perhaps:
+            row.tries += 1
+            row.changed = True
+        self.perhaps = row.tries
         return row.tries
 
 
@@ -183,8 +178,11 @@ class Detach(Note):
     cause: str = ""
 
     def apply(self, row: Row, work: Round) -> bool:
-        if row.generation != self.generation or row.state != Session.State.ATTACHED:
+        if row.generation != self.generation:
             return False
+        if row.state != Session.State.ATTACHED:
+            return self.perhaps is not None  # others add 1 to the generation when they end it
+        self.perhaps = True
         self.acknowledge(row, work)
         row.state = Session.State.ENDED if self.end else Session.State.DETACHED
         work.detached.append(

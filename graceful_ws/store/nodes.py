@@ -108,15 +108,22 @@ def attached(node: uuid.UUID) -> dict[int, tuple[int, int]]:
     }
 
 
-def endings(sessions: Sequence[int]) -> dict[int, tuple[str, int | None, str, str]]:
-    """Why sessions are no longer attached here: id to (state, code, reason, instance)."""
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a session's row says to a connection that seems to have lost it."""
+
+    state: str
+    generation: int
+    close_code: int | None
+    close_reason: str
+    instance: str
+
+
+def endings(sessions: Sequence[int]) -> dict[int, Ending]:
+    """What became of sessions (primary keys)."""
     rows = Session.objects.using(alias()).filter(pk__in=sessions)
-    return {
-        pk: (state, code, reason, instance)
-        for pk, state, code, reason, instance in rows.values_list(
-            "pk", "state", "close_code", "close_reason", "instance"
-        )
-    }
+    columns = ("pk", "state", "generation", "close_code", "close_reason", "instance")
+    return {pk: Ending(*values) for pk, *values in rows.values_list(*columns)}
 
 
 def detach_strays(node: uuid.UUID, sessions: Sequence[tuple[int, int]]) -> None:

@@ -65,21 +65,18 @@ class Round:
         if client_seq % keep == 0:
             self.old_results.append((row.id, client_seq - keep))
 
-    def has_message(self, entry: Append) -> bool:
+    def has_message(self, entry: Append, first: int, written_at: datetime) -> bool:
         """Whether an append whose commit's answer was lost is kept. Its number alone proves
         nothing: a handler's own transaction may have taken it since."""
         rows = OutboundMessage.objects.using(self.using.alias)
         return rows.filter(
-            session_id=entry.session,
-            seq=entry.expected,
-            created_at=entry.written_at,
-            data=entry.data[0],
+            session_id=entry.session, seq=first, created_at=written_at, data=entry.data[0]
         ).exists()
 
-    def has_taken(self, entry: TakePending) -> bool:
+    def has_taken(self, first: int, pk: int) -> bool:
         """Whether the first row that was taken in has the number it was given."""
         rows = OutboundMessage.objects.using(self.using.alias)
-        return rows.filter(pk=entry.first_pk, seq=entry.expected).exists()
+        return rows.filter(pk=pk, seq=first).exists()
 
     def has_outcome(self, entry: Complete) -> bool:
         if entry.outcome is None:
@@ -148,6 +145,8 @@ def commit(entries: Sequence[Entry]) -> list[Any]:
     Later that befell it. Raises what the database raises; then nothing was kept, unless the
     connection broke during the commit itself."""
     outcomes: list[Any] = []
+    for entry in entries:
+        entry.begin()
     with writing() as using:
         work = Round(using, timezone.now())
         rows, gone = _lock({entry.session for entry in entries}, using.alias)
@@ -180,10 +179,20 @@ def commit_all(entries: Sequence[Entry]) -> list[Any]:
         if len(entries) == 1:
             return [error]
     middle = len(entries) // 2
-    outcomes = commit_all(entries[:middle])
-    if any(is_outage(outcome) for outcome in outcomes):
-        return outcomes + [outcomes[-1]] * (len(entries) - middle)
-    return outcomes + commit_all(entries[middle:])
+    first, second = entries[:middle], entries[middle:]
+    outcomes = commit_all(first)
+    outage = next((outcome for outcome in outcomes if is_outage(outcome)), None)
+    if outage is not None:
+        return outcomes + [outage] * len(second)
+    # A lock may have ended meanwhile: what waits for it must not be overtaken.
+    late = {
+        entry.session
+        for entry, outcome in zip(first, outcomes, strict=True)
+        if isinstance(outcome, Later)
+    }
+    rest = [entry for entry in second if entry.session not in late]
+    found = iter(commit_all(rest) if rest else ())
+    return outcomes + [Later() if entry.session in late else next(found) for entry in second]
 
 
 def _lock(ids: set[int], using: str) -> tuple[dict[int, Row], set[int]]:

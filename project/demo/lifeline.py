@@ -13,6 +13,7 @@ import threading
 import time
 
 STDIN = 0
+ORDERS = {"drain": signal.SIGTERM, "kill": signal.SIGKILL}
 HURRY_AFTER = 2.0  # seconds from the first SIGTERM to the second, which closes everything at once
 KILL_AFTER = 5.0  # seconds from the second to the end
 
@@ -22,9 +23,10 @@ def hold() -> None:
     threading.Thread(target=_wait_for_the_end, name="lifeline", daemon=True).start()
 
 
-def ask(order: str) -> None:
-    """Gives the supervisor an order. Raises OSError when it is gone."""
-    os.write(STDIN, f"{order}\n".encode())
+def ask(action: str, node: str, order: str) -> None:
+    """Has the supervisor do ``action``, one of ORDERS, to a node; the same ``order`` does it once.
+    Raises OSError when the supervisor is gone."""
+    os.write(STDIN, f"{action} {node} {order}\n".encode())
 
 
 def _wait_for_the_end() -> None:

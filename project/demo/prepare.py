@@ -1,4 +1,4 @@
-"""``python -m project.demo.prepare``: the tables, and an admin with the password read from stdin."""
+"""``python -m project.demo.prepare``: the tables, and an admin with the password from stdin."""
 
 from __future__ import annotations
 

@@ -28,7 +28,6 @@ async def run(directory: Path, host: str, port: int, say: Callable[[str], None])
     """
     ports = [port, port + 1]
     check_ports(host, ports)
-    directory.mkdir(parents=True, exist_ok=True)
     password = secrets.token_urlsafe(9)
     site = Supervisor(
         directory, ports, host=host, env={"DJANGO_SECRET_KEY": secrets.token_urlsafe(50)}, say=say

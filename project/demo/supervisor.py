@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from project.demo.lifeline import ORDERS
+
 ROOT = Path(__file__).resolve().parents[2]
 BACKLOG = 2048  # Daphne's own 50 overflows when a thousand clients come back at once
 READY_WITHIN = 30.0  # seconds from start to the first answer
@@ -26,6 +28,7 @@ END_WITHIN = 30.0  # seconds that a drain may take before the process is killed
 OFTEN = 5  # deaths of one process...
 SHORTLY = 10.0  # ...within so many seconds, and it rests...
 REST = 5.0  # ...for so many before the next start
+ANSWER = 0.1  # seconds between an order and its signal
 
 
 class DemoError(Exception):
@@ -108,10 +111,10 @@ class Supervised:
 class Supervisor:
     """Two nodes and a clock. ``say`` is told, one line at a time, what happens to them.
 
-        site = Supervisor(directory, [8000, 8001])
-        await site.prepare(password)
-        async with site:
-            site.node("node-1").send(signal.SIGKILL)
+    site = Supervisor(directory, [8000, 8001])
+    await site.prepare(password)
+    async with site:
+        site.node("node-1").send(signal.SIGKILL)
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Supervisor:
         env: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.host = host
         self.near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # reached from here by
@@ -138,7 +142,9 @@ class Supervisor:
         if clock:
             self.processes.append(self._process("clock", ["project.demo.clock"], {}, None))
         self._keepers: list[asyncio.Task[None]] = []
+        self._orders: deque[str] = deque(maxlen=100)
         self._ending: signal.Signals | None = None
+        self._over = asyncio.Event()
 
     def _site(self) -> dict[str, str]:
         values = {
@@ -229,7 +235,8 @@ class Supervisor:
             rest = process.died()
             again = f"it dies too often, next start in {rest:g} s" if rest else "starting it again"
             self._say(f"{process.name} {_how(status)}; {again}")
-            await asyncio.sleep(rest)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), rest)
 
     async def _run(self, process: Supervised) -> int:
         ours, theirs = socket.socketpair()
@@ -250,39 +257,37 @@ class Supervisor:
         """Carries out what a process asks for."""
         with suppress(ConnectionError):
             while line := await reader.readline():
-                self._obey(line.decode(errors="replace").split())
+                await self._obey(line.decode(errors="replace").split())
 
-    def _obey(self, order: Sequence[str]) -> None:
-        numbers = {"drain": signal.SIGTERM, "kill": signal.SIGKILL}
+    async def _obey(self, line: Sequence[str]) -> None:
         with suppress(KeyError, ValueError):
-            action, name = order
-            process, number = self.node(name), numbers[action]
-            self._say(f"a visitor sends {number.name} to {name}")
-            process.send(number)
+            action, name, order = line
+            process, number = self.node(name), ORDERS[action]
+            if order not in self._orders:
+                self._orders.append(order)
+                self._say(f"a visitor sends {number.name} to {name}")
+                await asyncio.sleep(ANSWER)  # it may be the one that has to answer the visitor
+                process.send(number)
 
     # --- stop ---------------------------------------------------------------------------------
 
-    async def __aexit__(self, *error: object) -> None:
-        """Drains the nodes and ends everything; what is late is killed."""
-        self.end(signal.SIGTERM)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(END_WITHIN):
-                await asyncio.gather(*self._keepers)
+    async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Drains the nodes and ends everything. What is late is killed; after an exception, all."""
+        if kind is None:
+            self.end(signal.SIGTERM)
+            await asyncio.wait(self._keepers, timeout=END_WITHIN)
         await self._kill()
 
     def end(self, number: signal.Signals) -> None:
         """Nothing is started again, and what runs gets the signal: SIGTERM drains, a second one
         closes all at once, SIGKILL ends."""
         self._ending = number
+        self._over.set()
         for process in self.processes:
             process.send(number)
 
     async def _kill(self) -> None:
         self.end(signal.SIGKILL)
-        while any(process.running for process in self.processes):
-            await asyncio.sleep(0.01)
-        for keeper in self._keepers:
-            keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
 

@@ -4,28 +4,31 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Clock',
+            name="Clock",
             fields=[
-                ('session', models.UUIDField(primary_key=True, serialize=False)),
-                ('ticks', models.PositiveBigIntegerField(default=0)),
+                ("session", models.UUIDField(primary_key=True, serialize=False)),
+                ("ticks", models.PositiveBigIntegerField(default=0)),
             ],
         ),
         migrations.CreateModel(
-            name='Note',
+            name="Note",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('session', models.UUIDField(db_index=True)),
-                ('number', models.PositiveBigIntegerField()),
-                ('text', models.CharField(max_length=200)),
-                ('written_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("session", models.UUIDField(db_index=True)),
+                ("number", models.PositiveBigIntegerField()),
+                ("text", models.CharField(max_length=200)),
+                ("written_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
     ]

@@ -30,6 +30,7 @@ class ModelServer:
         self.effects: list[Any] = []  # what handlers committed, over all sessions
         self.results: dict[int, dict[str, Any]] = {}
         self.done = 0
+        self.acked = 0
         self.generation = 0
         self.instance = ""
         self.attempt = 0
@@ -84,6 +85,7 @@ class ModelLink:
                     self.tell(frames.Ack(self.intake.done))
             elif isinstance(frame, frames.ClientAck | frames.Pong) and frame.seq is not None:
                 self.cursor.ack(frame.seq)
+                self.server.acked = max(self.server.acked, frame.seq)
 
     def _hello(self, hello: frames.Hello) -> None:
         server = self.server
@@ -96,9 +98,10 @@ class ModelLink:
         if not resumed:
             server.sessions += 1
             server.token = f"token {server.sessions}"
-            server.journal, server.results, server.done = [], {}, 0
+            server.journal, server.results, server.done, server.acked = [], {}, 0, 0
         self.generation = server.generation
         position = hello.last_seq_id or 0 if resumed else 0
+        assert position >= server.acked, "asks for what it has acknowledged, which may be purged"
         self.cursor = Cursor(SendWindow(server.window, 10_000), position, position)
         self.intake = Intake(
             server.unacked, server.unacked_bytes, done=server.done, received=server.done
@@ -136,10 +139,11 @@ class ModelLink:
             results = {str(n): kept[n]["result"] for n in kept if "result" in kept[n]}
             self.tell(frames.Ack(server.done, results))
 
-    def replay(self) -> None:
-        """Sends what the window lets go; an old owner sends copies, as a real one may."""
+    def replay(self, most: int = 100) -> None:
+        """Sends what the window lets go, at most so many messages."""
         assert self.cursor is not None
-        while self.closed is None and self.cursor.position < len(self.server.journal):
+        upto = min(len(self.server.journal), self.cursor.position + most)
+        while self.closed is None and self.cursor.position < upto:
             seq = self.cursor.position + 1
             frame = frames.message_frame(seq, frames.encode_data(self.server.journal[seq - 1]))
             if not self.cursor.window.has_room(len(frame)):

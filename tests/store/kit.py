@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from threading import Thread
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.utils import CursorWrapper
 
 from graceful_ws.models import InboundResult, OutboundMessage, Session
 from graceful_ws.store import nodes
@@ -110,7 +110,7 @@ class Elsewhere:
     """Runs functions in threads with database connections of their own."""
 
     def __init__(self) -> None:
-        self._threads: list[Thread] = []
+        self._threads: list[threading.Thread] = []
 
     def start(self, function: Callable[..., T], *args: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -123,7 +123,7 @@ class Elsewhere:
             finally:
                 connections.close_all()
 
-        thread = Thread(target=run, daemon=True)
+        thread = threading.Thread(target=run, daemon=True)
         self._threads.append(thread)
         thread.start()
         return future
@@ -151,11 +151,13 @@ def locked_elsewhere(database: Database, owner: Attached) -> Iterator[psycopg.Co
 def wait_for_waiters(database: Database, count: int = 1) -> None:
     """Return when so many connections of the database wait for a lock."""
     eventually_sync(
-        lambda: database.sql(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )[0][0]
-        >= count,
+        lambda: (
+            database.sql(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )[0][0]
+            >= count
+        ),
         WITHIN,
         f"{count} connections wait for a lock",
     )
@@ -174,16 +176,18 @@ def breaking_commits(database: Database, faults: Iterator[str | None]) -> Iterat
     None and the end of ``faults``: the commit goes well. With PostgreSQL the backend really dies.
     """
     original = BaseDatabaseWrapper._commit
+    thread = threading.get_ident()
 
     def commit(self: BaseDatabaseWrapper) -> Any:
-        fault = next(faults, None)
-        if self is not connection() or fault is None:
+        fault = next(faults, None) if threading.get_ident() == thread else None
+        if fault is None:
             return original(self)
         if fault == AFTER:
             original(self)
         if self.vendor == "postgresql":
-            _terminate(database, self)
-            return _find_out(self)
+            _terminate(database, self.connection.info.backend_pid)
+            with self.wrap_database_errors:
+                return self.connection.execute("COMMIT")
         if fault == BEFORE:
             self.connection.rollback()
         raise OperationalError("disk I/O error")
@@ -195,15 +199,13 @@ def breaking_commits(database: Database, faults: Iterator[str | None]) -> Iterat
         BaseDatabaseWrapper._commit = original  # type: ignore[method-assign]
 
 
-def _terminate(database: Database, wrapper: BaseDatabaseWrapper) -> None:
-    pid = wrapper.connection.info.backend_pid
-    database.sql("SELECT pg_terminate_backend(%s, 10000)", pid)
-
-
-def _find_out(wrapper: BaseDatabaseWrapper) -> None:
-    with wrapper.wrap_database_errors:
-        wrapper.connection.commit()  # BEFORE: says by itself that the connection is lost
-        wrapper.connection.execute("SELECT 1")
+def _terminate(database: Database, pid: int) -> None:
+    """Return when the backend is gone; the function's own wait sleeps for 0.1 s."""
+    with psycopg.connect(database.url, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        deadline = time.monotonic() + WITHIN
+        while other.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone():
+            assert time.monotonic() < deadline, "the backend lives on"
 
 
 def settle(entries: Sequence[Entry]) -> list[Any]:
@@ -238,19 +240,16 @@ def statements() -> Iterator[list[str]]:
 
 
 def explain(database: Database, function: Callable[[], Any]) -> list[str]:
-    """The plans of all statements that read or change rows in ``function``, one text each."""
+    """The plans of all statements that ``function`` runs on tables: one text for each."""
     plans: list[str] = []
     prefix = "EXPLAIN " if database.vendor == "postgres" else "EXPLAIN QUERY PLAN "
 
     def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        cursor: CursorWrapper = context["cursor"]
-        verb = sql.split(None, 1)[0]
-        if verb in ("SELECT", "UPDATE", "DELETE"):
-            given = params[0] if many else params
-            with suppress(StopIteration), context["connection"].connection.cursor() as other:
-                text = cursor.mogrify(sql, given) if False else sql  # noqa: FBT003
-                other.execute(prefix + text, given)
-                plans.append("\n".join(str(line[-1]) for line in other.fetchall()))
+        if sql.startswith(("SELECT", "UPDATE", "DELETE")):
+            with connection().cursor() as cursor:
+                cursor.execute(prefix + sql, params[0] if many else params)
+                plan = "\n".join(str(line[-1]) for line in cursor.fetchall())
+            plans.append(f"{sql}\n{plan}")
         return execute(sql, params, many, context)
 
     with connection().execute_wrapper(note):

@@ -41,6 +41,7 @@ class Robot:
         self.resumed = 0
         self.refused = 0  # handshakes and hellos that came to nothing
         self.complaints: list[str] = []  # what must not happen: holes, gaps, lost sessions
+        self.url = ""  # of the connection it has, or had last
         self.closes: Counter[int] = Counter()
         self.reasons: set[str] = set()
         self.results: dict[int, Any] = {}
@@ -140,6 +141,7 @@ class Robot:
             self.stopped = True
         self._credit = welcome["limits"]["unacked"]
         self._head = welcome["head"]
+        self.url = url
         self._sent = welcome["last_client_seq"]
         return ws, rest
 

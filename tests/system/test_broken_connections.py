@@ -203,3 +203,23 @@ async def test_storm_of_hellos_for_one_session_ends_with_one_owner(site: Site) -
     finally:
         for client in clients:
             await client.__aexit__()
+
+
+async def test_take_over_that_came_to_nothing_does_not_leave_the_owner_unheard(
+    site: Site,
+) -> None:
+    async with Raw(site.ws("/echo/")) as owner:
+        await owner.hello()
+        await owner.message({"sleep": 1.0})
+        async with Raw(site.ws("/echo/"), token=owner.token) as other:
+            await other.hello(later=True)
+            await other.ws.ping()
+            other.cut()
+        await owner.message("next")
+        code, _ = await owner.closed()
+        assert code == 4104
+    async with again(owner) as later:
+        assert (await later.hello(last_seq_id=0, pending_from=1))["resumed"]
+        if later.welcomed["last_client_seq"] == 1:
+            await later.ask("next")
+        await later.bye()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from project.demo.check import check, complaints
 from project.demo.run import run
 from project.demo.supervisor import DemoError
 
@@ -24,7 +27,9 @@ class Command(BaseCommand):
             "--port", type=int, default=8000, help="of node-1, node-2 has the next; %(default)s"
         )
         parser.add_argument(
-            "--directory", type=Path, help="database and logs; default: .demo/PORT next to manage.py"
+            "--directory",
+            type=Path,
+            help="database and logs; default: .demo/PORT next to manage.py",
         )
         parser.add_argument(
             "--check",
@@ -44,6 +49,17 @@ class Command(BaseCommand):
                 asyncio.run(run(directory, options["host"], port, self.stdout.write))
         except DemoError as error:
             raise CommandError(str(error)) from None
+        except KeyboardInterrupt:
+            raise CommandError("interrupted", returncode=130) from None
 
     def check_counts(self) -> None:
-        """One JSON line on stdout, progress on stderr."""
+        """One line of JSON on stdout, progress on stderr."""
+        began = time.monotonic()
+
+        def say(line: str) -> None:
+            self.stderr.write(f"{time.monotonic() - began:5.1f} s  {line}", self.style.NOTICE)
+
+        result = asyncio.run(check(say))
+        self.stdout.write(json.dumps(result))
+        if wrong := complaints(result):
+            raise CommandError("; ".join(wrong))

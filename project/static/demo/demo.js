@@ -5,7 +5,6 @@ import { Ledger } from "./ledger.js";
 import { Tape } from "./tape.js";
 
 const INTERVAL = 200; // ms between two ticks of the server
-const LATE = 700; // ms later than the quickest tick: it waited for us
 const LOG_LINES = 200;
 const NOTES = 200;
 const TRIES = 20; // an order to a node that is just being started again is repeated...
@@ -35,17 +34,25 @@ let answers = new Ledger();
 let caughtUp = 0;
 let resumes = 0;
 let node = null;
-let quickest = Infinity; // smallest difference between our clock and the server's, in ms
+let quickest = Infinity; // ms from the server's clock to ours, on the shortest way so far
+let openedAt = 0;
 let tickedAt = 0;
 let waiting = null; // timer that draws what the server says while we are away
 let written = 0;
+let orders = 0;
 const marks = new Map(); // note → its mark
 
 // --- what is shown -----------------------------------------------------------------------------
 
-function pill(state, words) {
+function pill(state, words, where = "") {
   $("pill").dataset.state = state;
-  $("pill-words").textContent = words;
+  $("pill-words").textContent = where || words;
+  if (where) {
+    const wide = document.createElement("span");
+    wide.className = "wide"; // the dot says as much where there is no room
+    wide.textContent = words;
+    $("pill-words").prepend(wide);
+  }
 }
 
 function log(words, kind = "") {
@@ -85,9 +92,8 @@ function connectedTo(name) {
 // --- ticks -------------------------------------------------------------------------------------
 
 function tick({ tick: number, at }) {
-  const delay = Date.now() - at;
-  quickest = Math.min(quickest, delay);
-  const late = delay - quickest > LATE;
+  quickest = Math.min(quickest, Date.now() - at);
+  const late = at + quickest < openedAt; // it would have come before there was a connection
   if (late) caughtUp++;
   const before = ticks.highest;
   ticks.receive(number);
@@ -155,6 +161,7 @@ function answered({ answer, note, node: by }) {
 
 function opened({ resumed, node: name }) {
   stopExpecting();
+  openedAt = Date.now();
   connectedTo(name);
   if (resumed) {
     resumes++;
@@ -164,7 +171,7 @@ function opened({ resumed, node: name }) {
     session = socket.sessionId;
     log(`connected to ${name}, new session`, "good");
   }
-  pill("open", resumes ? `${name}, resumed ${resumes} ×` : `connected to ${name}`);
+  pill("open", "connected · ", `${name}${resumes ? ` · resumed ${resumes}×` : ""}`);
   count();
 }
 
@@ -198,7 +205,7 @@ const events = {
   state: ({ to }) => {
     if (to !== "open" && to !== "closed") pill("waiting", "reconnecting");
   },
-  retry: ({ attempt, delayMs }) => log(`try ${attempt} in ${(delayMs / 1000).toFixed(1)} s`),
+  retry: ({ delayMs }) => log(`trying again in ${(delayMs / 1000).toFixed(1)} s`),
   draining: () => log(`${node} drains: moving to another node`),
   gap: ({ reason }) => log(`the server says messages are gone: ${reason}`, "bad"),
   parked: () => log("nobody answers; trying twice a minute"),
@@ -216,6 +223,7 @@ async function order(action) {
   const body = new FormData($("hurt"));
   body.set("action", action);
   body.set("node", target);
+  body.set("order", `${performance.timeOrigin}-${++orders}`); // repeated, it is still one order
   for (let attempt = 0; attempt < TRIES; attempt++) {
     try {
       const answer = await fetch("/order/", { method: "POST", body });
