@@ -238,7 +238,8 @@ class NodeAdmin(AskingAdmin):
             "undo_drain",
             _("Undo drain"),
             "drain",
-            lambda row: row.state in ("draining", "drained") or row.requested_state == "draining",
+            # One that drains unasked is about to stop.
+            lambda row: row.state in nodes.LIVE and row.requested_state == "draining",
         ),
     ]
 
@@ -284,7 +285,7 @@ class NodeAdmin(AskingAdmin):
     def undo_drain(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
         chosen = [node for node in queryset if self.object_actions[1].applies(node)]
         if not chosen:
-            self.message_user(request, _("None of them drains."), messages.WARNING)
+            self.message_user(request, _("None of them was asked to drain."), messages.WARNING)
             return None
         form = ConfirmForm(self.answer(request))
         if not form.is_valid():

@@ -205,8 +205,8 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
 
     async def _connect(self) -> None:
         self._connected = True
-        await self._pump.start()
         try:
+            await self._pump.start()
             await self.connect()
         except AcceptConnection:
             await self.accept()

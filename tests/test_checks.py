@@ -171,7 +171,7 @@ def test_consumer_with_two_handlers() -> None:
     class Child(Both): ...
 
     class Decided(Both):
-        receive_in_transaction = None
+        receive_in_transaction = None  # type: ignore[assignment]
 
     messages = [m for m in run_checks(tags=["graceful_ws"]) if m.obj in (Both, Child, Decided)]
     assert [(m.id, m.obj) for m in messages] == [
@@ -286,7 +286,7 @@ def layer_ids(backend: str, redis: str = "8.1.0", hosts: Any = None, debug: bool
     config = {"hosts": hosts} if hosts is not None else {}
     layers = {"default": {"BACKEND": backend, "CONFIG": config}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks.metadata, "version", lambda name: redis)
+        patch.setattr("importlib.metadata.version", lambda name: redis)
         with override_settings(CHANNEL_LAYERS=layers, DEBUG=debug):
             return ids()
 

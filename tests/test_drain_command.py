@@ -197,6 +197,14 @@ def test_undo_withdraws_what_was_not_seen_and_asks_the_others(database: Database
 
 
 @pytest.mark.sqlite_only
+def test_undo_leaves_a_process_alone_that_was_told_to_stop(database: Database) -> None:
+    make_node("web-1", state="draining")
+    assert refusal("--undo").endswith("web-1 was told to stop: start it again.")
+    assert requests() == {"web-1": ""}
+    assert not AuditEntry.objects.exists()
+
+
+@pytest.mark.sqlite_only
 def test_no_wait_in_json(database: Database) -> None:
     make_node("web-1")
     answer = json.loads(drain("--no-wait", "--json"))

@@ -125,13 +125,18 @@ def test_undo_is_done_when_the_node_is_up() -> None:
     assert after(drained, undo=True, state="stopped") is Outcome.GONE
 
 
+def test_undo_does_not_hold_a_process_that_was_told_to_stop() -> None:
+    assert after(a_node(state="draining"), undo=True) is Outcome.STOPPING
+    assert after(a_node(state="draining")) is Outcome.WAITING
+
+
 def test_undo_that_crossed_with_the_request_is_asked_again() -> None:
     status = a_node()
     watched = watch(status, undo=True)
     assert not watched.to_ask_again
     watched.looked([replace(status, requested_state="draining")], 1.0)
     assert not watched.to_ask_again  # withdrawn, and not seen
-    watched.looked([replace(status, state="draining")], 2.0)
+    watched.looked([replace(status, state="draining", requested_state="draining")], 2.0)
     assert watched.to_ask_again
     watched.looked([replace(status, state="draining", requested_state="up")], 3.0)
     assert not watched.to_ask_again
@@ -219,7 +224,7 @@ def test_a_node_that_fell_silent_in_words() -> None:
 
 
 def test_outcome_of_an_undo_in_words() -> None:
-    status = a_node(state="drained")
+    status = a_node(state="drained", requested_state="up")
     watched = watch(status, undo=True)
     watched.looked([replace(status, beat=2)], 1.0)
     watched.gave_up()
@@ -229,3 +234,7 @@ def test_outcome_of_an_undo_in_words() -> None:
     watched.looked([replace(status, state="up")], 1.0)
     (node,) = watched.nodes.values()
     assert outcome_text(node, undo=True) == "node-1 up again"
+    watched = watch(status, undo=True)
+    watched.looked([replace(status, requested_state="")], 1.0)
+    (node,) = watched.nodes.values()
+    assert outcome_text(node, undo=True) == "node-1 was told to stop: start it again"

@@ -24,6 +24,7 @@ class Outcome(StrEnum):
     SILENT = "silent"  # its beat stands still
     LATE = "late"  # it lives, and the time is up
     DIED = "died"  # while it drained
+    STOPPING = "stopping"  # its process was told to stop, which an undo does not take back
     GONE = "gone"  # dead or stopped before it was asked: nothing to wait for
 
 
@@ -77,7 +78,9 @@ class Watch:
     def to_ask_again(self) -> bool:
         """True when a node began to drain while its request was being withdrawn."""
         rows = [node.status for node in self.waiting]
-        return self._undo and any(row.requested_state != "up" for row in rows if row.state != "up")
+        return self._undo and any(
+            row.requested_state == "draining" for row in rows if row.state != "up"
+        )
 
     def looked(self, statuses: Sequence[Status], now: float) -> None:
         """Rows as they are now; a node whose row has been purged is not among them."""
@@ -108,6 +111,8 @@ class Watch:
                 return Outcome.GONE
             if status.state == "up" and status.requested_state != "draining":
                 return Outcome.DONE
+            if status.is_stopping:
+                return Outcome.STOPPING
         elif status.state in ("drained", "stopped"):
             return Outcome.BUSY if status.progress.get("left") else Outcome.DONE
         if now - node.moved_at >= self._silent_after:
@@ -169,6 +174,8 @@ def outcome_text(node: Watched, *, undo: bool = False) -> str:
             said = "did not begin"
         case Outcome.LATE:
             said = f"is still {phase(status)} with {counted(remaining, 'connection')}"
+        case Outcome.STOPPING:
+            said = "was told to stop: start it again"
         case Outcome.DIED:
             said = f"died with {counted(remaining, 'connection')}"
         case Outcome.GONE:

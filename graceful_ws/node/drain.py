@@ -84,6 +84,7 @@ class Drain:
         self.total = len(node.connections)
         self.left: list[str] = []
         self.task: asyncio.Task[None] | None = None
+        self.final = False  # the process ends after it: an operator cannot undo it
         self._hurried = False
         self._started = node.loop.time()
         self._closing_at = self._started + options.observe + options.window
@@ -104,10 +105,10 @@ class Drain:
         await self._report(nodes.NodeState.DRAINING)
         await self._wait(lambda: False, self._started + options.observe)
         sharing = await self._sharing()
-        self.phase = Phase.NOTIFYING
+        self._enter(Phase.NOTIFYING)
         spread = self._notify(max(1e-3, options.rate / sharing))
         await self._wait(lambda: not node.connections, max(self._closing_at, spread))
-        self.phase = Phase.SETTLING
+        self._enter(Phase.SETTLING)
         for live in list(node.connections):
             live.inbox.stop_taking()
         await self._wait(
@@ -139,7 +140,13 @@ class Drain:
     def joined(self, live: LiveConnection) -> None:
         """A connection that was accepted while the load balancer still looked this way."""
         if self.phase is Phase.NOTIFYING:
-            self._tell(live, random.uniform(0, max(0.0, self._closing_at - self.node.loop.time())))
+            self._tell(live, random.uniform(0, max(0.0, self._closing_at - self._now())))
+        elif self.phase is not Phase.OBSERVING:
+            live.close(CloseCode.SERVICE_RESTART, self.options.reason)  # its handshake came late
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.node.spawn(self._report())
 
     # --- the steps ----------------------------------------------------------------------------
 
@@ -175,7 +182,7 @@ class Drain:
                 await self.node.journal.flush()
 
     async def _close(self) -> None:
-        self.phase = Phase.CLOSING
+        self._enter(Phase.CLOSING)
         for live in list(self.node.connections):
             live.close(CloseCode.SERVICE_RESTART, self.options.reason)
         await self._wait(
@@ -223,8 +230,15 @@ class Drain:
             "left_sessions": self.left[:LEFT_NAMED],
         }
 
+    async def report_again(self) -> None:
+        """The node has a new row."""
+        await self._report(
+            nodes.NodeState.DRAINED if self.phase is Phase.DRAINED else nodes.NodeState.DRAINING
+        )
+
     async def _report(self, state: str | None = None) -> None:
-        """The row follows; a database that is away stops no drain."""
+        """The row follows; a database that is away stops no drain. Without a state it is progress,
+        which counts only while the row says draining: it may come late."""
         self._reported = self._now()
         values: dict[str, Any] = {"drain_progress": json.dumps(self.progress())}
         values["connections"] = len(self.node.connections)
@@ -251,6 +265,7 @@ async def drain_process() -> None:
         if node.loop is not loop:
             continue
         drain = node.start_drain(DrainOptions.from_settings())
+        drain.final = True
         assert drain.task is not None
         await asyncio.wait([drain.task])
         with contextlib.suppress(Exception):

@@ -252,7 +252,8 @@ class Node:
                 elif beat.requested_state == "draining" and self.drain is None:
                     self.start_drain(DrainOptions.from_request(beat.drain_options))
                 elif beat.requested_state == "up" and self.drain is not None:
-                    await self.drain.undo()
+                    if not self.drain.final:
+                        await self.drain.undo()
             await asyncio.sleep(settings.beat_interval)
 
     async def _come_back(self) -> None:
@@ -262,6 +263,8 @@ class Node:
         await self._register()
         owned = [(pk, live.generation) for pk, live in self.sessions.items()]
         await self.readers.run(nodes.adopt, old, self.id, owned)
+        if self.drain is not None:
+            await self.drain.report_again()
 
     async def _rounds(self) -> None:
         while True:

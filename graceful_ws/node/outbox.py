@@ -203,9 +203,17 @@ class Outbox:
     def blocked(self) -> bool:
         """True while something cannot go because the client takes nothing, or acknowledges
         nothing; not while the journal is what is waited for."""
-        if self._queue or self._sender is not None:
-            return True
+        return bool(self._queue or self._sender is not None or self._spilling)
+
+    @property
+    def _spilling(self) -> bool:
         return not self.window.has_room() and any(feed.behind for feed in self.feeds.values())
+
+    def _progressed(self, application: bool) -> None:
+        """Pings that leave are no progress of a client that acknowledges nothing: a server without
+        back-pressure takes them always."""
+        if application or not self._spilling:
+            self.progress_at = asyncio.get_running_loop().time()
 
     async def flushed(self) -> None:
         """Returns when what is queued now has been sent, or the connection is over."""
@@ -214,7 +222,7 @@ class Outbox:
 
     def _wake(self) -> None:
         if self._sender is None:
-            self.progress_at = asyncio.get_running_loop().time()
+            self._progressed(False)
             self._sender = self._spawn(self._send_all())
 
     async def _send_all(self) -> None:
@@ -222,7 +230,7 @@ class Outbox:
             while self._open and (self._queue or self._ack is not None):
                 text, application = self._take()
                 await self._transmit(text, application)
-                self.progress_at = asyncio.get_running_loop().time()
+                self._progressed(application)
                 self._room.set()
         finally:
             self._sender = None

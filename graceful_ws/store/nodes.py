@@ -72,11 +72,13 @@ def beat(node: uuid.UUID, connections: int) -> Beat:
 
 
 def report(node: uuid.UUID, state: str | None = None, **fields: Any) -> None:
-    """What a draining node says of itself."""
-    if state is not None:
-        fields["state"] = state
+    """What a draining node says of itself; without a state only while its row says draining."""
     with writing() as using:
-        Node.objects.using(using.alias).filter(pk=node).update(**fields)
+        rows = Node.objects.using(using.alias).filter(pk=node)
+        if state is None:
+            rows.filter(state=Node.State.DRAINING).update(**fields)
+        else:
+            rows.update(state=state, **fields)
 
 
 def draining_count() -> int:
@@ -260,6 +262,11 @@ class Status:
     def is_live(self) -> bool:
         return self.state in LIVE
 
+    @property
+    def is_stopping(self) -> bool:
+        """True when it drains though nobody asked: its process was told to stop."""
+        return self.state in ("draining", "drained") and not self.requested_state
+
 
 def status_of(node: Node) -> Status:
     progress = json.loads(node.drain_progress) if node.drain_progress else {}
@@ -286,18 +293,19 @@ def ask_drain(ids: Sequence[uuid.UUID], options: dict[str, Any], *, actor: str) 
 
 
 def ask_undo(ids: Sequence[uuid.UUID], *, actor: str, reason: str = "") -> list[uuid.UUID]:
-    """Takes drains back: those that drain or are drained are asked for "up", and a request that a
-    node has not seen yet is withdrawn. Returns the nodes concerned."""
+    """Takes drains back: nodes that drain or are drained because they were asked are asked for
+    "up", and a request that a node has not seen yet is withdrawn. Returns the nodes concerned. A
+    node that drains by itself is about to stop, and goes on."""
     with writing() as using:
         rows = Node.objects.using(using.alias).filter(pk__in=ids, state__in=LIVE)
-        nodes = list(rows.values_list("pk", "name", "state", "requested_state"))
-        back = [pk for pk, _, state, _ in nodes if state != Node.State.UP]
-        unseen = [pk for pk, _, state, asked in nodes if (state, asked) == ("up", "draining")]
+        asked = rows.filter(requested_state="draining")
+        nodes = list(asked.values_list("pk", "name", "state"))
+        back = [pk for pk, _, state in nodes if state != Node.State.UP]
+        unseen = [pk for pk, _, state in nodes if state == Node.State.UP]
         request("up", {}, pk__in=back)
         request("", {}, pk__in=unseen)
-        for pk, name, _, _ in nodes:
-            if pk in back or pk in unseen:
-                audit("undo_drain", node=name, actor=actor, reason=reason)
+        for _, name, _ in nodes:
+            audit("undo_drain", node=name, actor=actor, reason=reason)
     return back + unseen
 
 

@@ -11,6 +11,7 @@ import logging
 import time
 from contextlib import suppress
 from datetime import timedelta
+from uuid import UUID
 
 import django
 from django.db import DatabaseError, close_old_connections, transaction
@@ -53,7 +54,7 @@ def tick() -> None:
                 clock.save(update_fields=["ticks"])
 
 
-def visitors() -> list[object]:
+def visitors() -> list[UUID]:
     """The public ids of sessions that have a visitor, or had one a moment ago."""
     from graceful_ws.models import Session
     from project.consumers import Notes

@@ -68,7 +68,7 @@ class Supervised:
                 *self._argv,
                 env=dict(self._env),
                 cwd=ROOT,
-                stdin=lifeline,
+                stdin=lifeline.fileno(),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

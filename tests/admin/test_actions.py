@@ -171,7 +171,7 @@ def test_drain_is_for_nodes_that_are_up(browser: Client, operator: User) -> None
     allow(operator, "drain_node")
     node = make_node(state="dead")
     assert said(act(browser, NODES, "drain", [node])) == ["None of them is up."]
-    assert said(act(browser, NODES, "undo_drain", [node])) == ["None of them drains."]
+    assert said(act(browser, NODES, "undo_drain", [node])) == ["None of them was asked to drain."]
 
 
 def test_drain_and_undo_from_the_nodes_own_page(browser: Client, operator: User) -> None:
@@ -204,6 +204,15 @@ def test_undo_asks_a_node_that_drains_to_come_up(
     act(browser, NODES, "undo_drain", [node], confirmed="Undo drain")
     node.refresh_from_db()
     assert (node.state, node.requested_state) == (state, "up")
+
+
+def test_a_node_that_is_about_to_stop_cannot_be_undone(browser: Client, operator: User) -> None:
+    allow(operator, "drain_node")
+    node = make_node(state="draining")
+    assert "undo_drain/" not in shown(browser, f"{NODES}{node.pk}/change/")
+    act(browser, NODES, "undo_drain", [node], confirmed="Undo drain")
+    node.refresh_from_db()
+    assert node.requested_state == ""
 
 
 def test_who_may_only_look_cannot_drain(browser: Client, operator: User) -> None:

@@ -112,8 +112,8 @@ def test_filters_by_state_node_and_consumer(browser: Client) -> None:
 def test_a_session_whose_user_or_node_is_gone_is_still_listed(browser: Client) -> None:
     user, node = User.objects.create_user("ada"), make_node()
     session = make_session(user=user, node=node)
-    User.objects.filter(pk=user.pk)._raw_delete("default")  # type: ignore[attr-defined]
-    Node.objects.filter(pk=node.pk)._raw_delete("default")  # type: ignore[attr-defined]
+    User.objects.filter(pk=user.pk)._raw_delete("default")
+    Node.objects.filter(pk=node.pk)._raw_delete("default")
     assert str(session.uuid) in shown(browser, SESSIONS)
     assert str(session.uuid) in shown(browser, f"{SESSIONS}{session.pk}/change/")
 

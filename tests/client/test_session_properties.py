@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from graceful_ws.client.events import (
     CloseNeeded,
@@ -18,124 +17,106 @@ from graceful_ws.client.session import ClientSession
 
 from .model import ModelServer, Wire
 
-wires = st.integers(min_value=0, max_value=2)
 
+class World:
+    """A client and a server with up to three connections between them: one that works, one that
+    the server still believes in, and a successor that is not welcomed yet.
 
-class Resuming(RuleBasedStateMachine):
-    """A client and a server with up to three connections at a time between them: one that works,
-    one that the server still believes in, and a successor that is not welcomed yet."""
+    Each method is something that may happen; ``n`` says how much of it, ``wire`` to which
+    connection, the newest being 0.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
         self.now = 0.0
         self.server = ModelServer()
         self.session = ClientSession()
-        self.wires: list[Wire] = []
+        self.wires: list[Wire] = []  # the newest first
         self.sent: list[str] = []
         self.appended: list[str] = []
         self.unread: list[MessageReceived] = []
         self.delivered: list[str] = []
         self.outcomes: dict[str, str] = {}
         # Without a token there is nothing to resume: the first welcome has to arrive.
-        self.wires.append(Wire(self.session, self.server))
+        self.dial(0, 0)
         self.wires[0].up()
         self.hear(self.wires[0].down(self.now))
 
     # --- what applications do -----------------------------------------------------------------
 
-    @rule(pad=st.integers(min_value=0, max_value=300))
-    def client_sends(self, pad: int) -> None:
-        data = f"c{len(self.sent)} " + "x" * pad
+    def client_sends(self, wire: int, n: int) -> None:
+        data = f"c{len(self.sent)} " + "x" * 60 * n
         self.sent.append(data)
         self.session.send(data)
 
-    @rule()
-    def server_sends(self) -> None:
+    def server_sends(self, wire: int, n: int) -> None:
         data = f"s{len(self.appended)}"
         self.appended.append(data)
         self.server.append(data)
 
-    @rule(many=st.booleans())
-    def application_takes(self, many: bool) -> None:
-        for message in self.unread[: None if many else 1]:
+    def application_takes(self, wire: int, n: int) -> None:
+        for message in self.unread[:n]:
             self.session.handed(message, self.now)
             self.delivered.append(message.data)
-        del self.unread[: None if many else 1]
+        del self.unread[:n]
 
     # --- what networks and processes do -------------------------------------------------------
 
-    @precondition(lambda self: len(self.wires) < 3)
-    @rule()
-    def client_dials(self) -> None:
-        self.wires.append(Wire(self.session, self.server))
+    def dial(self, wire: int, n: int) -> None:
+        if len(self.wires) < 3:
+            self.wires.insert(0, Wire(self.session, self.server))
 
-    @rule(wire=wires)
-    def client_writes(self, wire: int) -> None:
+    def time_passes(self, wire: int, n: int) -> None:
+        self.now += 0.3 * n
+
+    def client_writes(self, wire: int, n: int) -> None:
         for found in self.wires[wire : wire + 1]:
             found.flush(self.now)
 
-    @rule(wire=wires, texts=st.integers(min_value=1, max_value=6))
-    def texts_arrive_at_the_server(self, wire: int, texts: int) -> None:
+    def texts_go_up(self, wire: int, n: int) -> None:
         for found in self.wires[wire : wire + 1]:
-            for _ in range(texts):
+            for _ in range(n):
                 found.up()
 
-    @rule(wire=wires, texts=st.integers(min_value=1, max_value=6))
-    def texts_arrive_at_the_client(self, wire: int, texts: int) -> None:
+    def texts_go_down(self, wire: int, n: int) -> None:
         for found in self.wires[wire : wire + 1]:
-            for _ in range(texts):
+            for _ in range(n):
                 self.hear(found.down(self.now))
 
-    @rule(wire=wires, how=st.sampled_from(["result", "result", "result", "nack", "retry"]))
-    def handler_runs(self, wire: int, how: str) -> None:
+    def handler_runs(self, wire: int, n: int) -> None:
         for found in self.wires[wire : wire + 1]:
             if found.server.closed is None:
-                found.server.handle(how)
+                found.server.handle(("result", "result", "result", "nack", "retry")[n])
 
-    @rule(wire=wires, most=st.integers(min_value=1, max_value=5), again=st.booleans())
-    def server_writes(self, wire: int, most: int, again: bool) -> None:
+    def server_writes(self, wire: int, n: int) -> None:
         for found in self.wires[wire : wire + 1]:
-            if found.server.cursor is not None and found.server.owns:
-                found.server.replay(most)
-            if again:
-                found.server.repeat()
+            if found.server.owns:
+                found.server.replay(n)
 
-    @rule(seconds=st.sampled_from([0.0, 1.1]), handlers=st.integers(min_value=0, max_value=4))
-    def newest_connection_works_for_a_while(self, seconds: float, handlers: int) -> None:
-        self.now += seconds
-        for wire in self.wires[-1:]:
-            self.carry(wire, handlers)
+    def server_repeats(self, wire: int, n: int) -> None:
+        for found in self.wires[wire : wire + 1]:
+            found.server.repeat()
 
-    def carry(self, wire: Wire, handlers: int) -> None:
-        wire.flush(self.now)
-        while wire.upward and wire.server.closed is None:
-            wire.up()
-        if wire.server.owns:
-            wire.server.replay()
-            for _ in range(handlers):
-                wire.server.handle("result")
-        while wire.server.outbox and not wire.client_closed:
-            self.hear(wire.down(self.now))
+    def works_for_a_while(self, wire: int, n: int) -> None:
+        for found in self.wires[wire : wire + 1]:
+            found.flush(self.now)
+            while found.upward and found.server.closed is None:
+                found.up()
+            if found.server.owns:
+                found.server.replay()
+                for _ in range(n):
+                    found.server.handle("result")
+            while found.server.outbox and not found.client_closed:
+                self.hear(found.down(self.now))
 
-    @rule(wire=wires)
-    def connection_is_cut(self, wire: int) -> None:
+    def cut(self, wire: int, n: int) -> None:
         for found in self.wires[wire : wire + 1]:
             self.hear(found.cut(self.now))
-
-    @rule(wire=wires)
-    def server_forgets_the_connection(self, wire: int) -> None:
-        for found in self.wires[wire : wire + 1]:
-            if found.client_closed:
+            if n:  # the server notices
                 self.wires.remove(found)
 
-    @precondition(lambda self: self.session.link is None)
-    @rule()
-    def client_has_no_room(self) -> None:
-        self.unread = self.session.forget(self.unread)
-
-    @rule(seconds=st.sampled_from([0.1, 0.6, 1.1]))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
+    def client_has_no_room(self, wire: int, n: int) -> None:
+        if self.session.link is None:
+            self.unread = self.session.forget(self.unread)
 
     # --- what must be true --------------------------------------------------------------------
 
@@ -155,31 +136,60 @@ class Resuming(RuleBasedStateMachine):
         assert data in self.server.effects, "told before it was done"
         self.outcomes[data] = outcome
 
-    @invariant()
-    def handlers_see_every_message_once_and_in_order(self) -> None:
+    def check(self) -> None:
         assert self.server.effects == self.sent[: len(self.server.effects)]
-
-    @invariant()
-    def application_gets_every_message_once_and_in_order(self) -> None:
         got = self.delivered + [message.data for message in self.unread]
         assert got == self.appended[: len(got)]
 
-    def teardown(self) -> None:
+    def settle(self) -> None:
         """The network stays up for once: everything arrives."""
         working = [w for w in self.wires if w.client.is_current and w.server.owns]
         for wire in self.wires:
             if wire not in working:
                 self.hear(wire.cut(self.now))
-        wire = working[0] if working else Wire(self.session, self.server)
-        for _ in range(4 * (len(self.sent) + len(self.appended)) + 20):
-            self.now += 0.6
-            self.carry(wire, 1)
-            self.application_takes(many=True)
+        self.wires = working
+        if not working:
+            self.dial(0, 0)
+        for _ in range(2 * (len(self.sent) + len(self.appended)) + 10):
+            self.time_passes(0, 4)
+            self.works_for_a_while(0, 1)
+            self.application_takes(0, 100)
         assert self.delivered == self.appended
         assert self.server.effects == self.sent
         assert set(self.outcomes) == set(self.sent)
         assert self.session.waiting == 0 and self.session.quiet
 
 
-TestResuming = Resuming.TestCase
-TestResuming.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+HAPPENINGS = {
+    World.client_sends: 6,
+    World.server_sends: 6,
+    World.application_takes: 3,
+    World.dial: 3,
+    World.time_passes: 3,
+    World.client_writes: 5,
+    World.texts_go_up: 5,
+    World.texts_go_down: 6,
+    World.handler_runs: 5,
+    World.server_writes: 5,
+    World.server_repeats: 1,
+    World.works_for_a_while: 3,
+    World.cut: 2,
+    World.client_has_no_room: 1,
+}
+happenings = st.tuples(
+    st.sampled_from([what for what, weight in HAPPENINGS.items() for _ in range(weight)]),
+    st.sampled_from([0, 0, 0, 1, 2]),
+    st.integers(min_value=0, max_value=4),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(happenings, min_size=30, max_size=100))
+def test_every_message_arrives_once_and_in_order(
+    story: list[tuple[object, int, int]],
+) -> None:
+    world = World()
+    for what, wire, n in story:
+        what(world, wire, n)  # type: ignore[operator]
+        world.check()
+    world.settle()

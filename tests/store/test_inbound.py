@@ -198,7 +198,7 @@ def test_a_claim_of_another_number_than_the_next_is_fenced(seq: int) -> None:
 
 def test_replies_that_are_refused_take_number_and_effect_with_them(database: Database) -> None:
     owner = attached()
-    with pytest.raises(Exception, match="NUL|surrogates"):
+    with pytest.raises(Exception, match=r"NUL|surrogates"):
         handler(owner, 1, "fine", refused_by(database))
     assert (messages(owner), outcomes_kept(owner), effects()) == ([], {}, 0)
     assert row(owner).last_client_seq == 0

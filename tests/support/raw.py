@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -197,35 +198,47 @@ class Raw:
 
         AssertionError with what came instead when the connection ends or time runs out first.
         """
+        found: list[Frame] = []
+
+        def look() -> bool:
+            while self._next < len(self.frames) and not found:
+                frame = self.frames[self._next]
+                self._next += 1
+                if frame["type"] == kind and fields.items() <= frame.items():
+                    found.append(frame)
+            return bool(found)
+
+        await self._until(look, within, f"{kind} {fields or ''}")
+        return found[0]
+
+    async def got(self, seq: int, within: float = WITHIN) -> Any:
+        """The data of the message with a number, whether it came before or comes now; ``expect``
+        goes on where it stood."""
+        await self._until(lambda: seq in self.numbers, within, f"message {seq}")
+        return next(frame["data"] for frame in self.all("message") if frame["seq"] == seq)
+
+    async def _until(self, look: Callable[[], bool], within: float, what: str) -> None:
         try:
             async with asyncio.timeout(within):
-                while True:
-                    while self._next < len(self.frames):
-                        frame = self.frames[self._next]
-                        self._next += 1
-                        if frame["type"] == kind and fields.items() <= frame.items():
-                            return frame
-                    self._arrived.clear()
+                while not look():
                     if self._task.done():
-                        raise AssertionError(f"{self._end} instead of {kind}: {self.frames[-5:]}")
+                        raise AssertionError(f"{self._end} instead of {what}: {self._last()}")
+                    self._arrived.clear()
                     await self._arrived.wait()
         except TimeoutError:
-            raise AssertionError(
-                f"no {kind} {fields} in {within:g} s, but {self.frames[-5:]}"
-            ) from None
-
-    async def next_message(self, within: float = WITHIN) -> Any:
-        """The data of the next message."""
-        return (await self.expect("message", within))["data"]
+            raise AssertionError(f"no {what} in {within:g} s, but {self._last()}") from None
 
     async def closed(self, within: float = WITHIN) -> tuple[int, str]:
         """Code and reason of the close frame; 1006 when there was none."""
         self.read_on()
         done, _ = await asyncio.wait([self._task], timeout=within)
-        assert done, f"still open after {within:g} s; last came {self.frames[-5:]}"
+        assert done, f"still open after {within:g} s; last came {self._last()}"
         if not self._task.cancelled() and (error := self._task.exception()) is not None:
             raise error
         return self._end
+
+    def _last(self) -> str:
+        return ", ".join(str(frame)[:200] for frame in self.frames[-5:])
 
     @property
     def is_open(self) -> bool:

@@ -127,6 +127,24 @@ async def test_a_node_killed_while_it_drains_is_named(make_site: Callable[..., S
     assert re.search(r"node-1 (fell silent|died) with 1 connection", done.stderr)
 
 
+async def test_undo_does_not_hold_a_node_that_was_told_to_stop(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(settings={**QUICK, "drain_window": 4, "drain_deadline": 10, "drain_rate": 0.2})
+    async with clients(site, 2) as sockets:
+        for client in sockets:
+            await answered(client)
+        site.node.terminate()
+        states = "SELECT state FROM graceful_ws_node"
+        await eventually(lambda: site.sql(states) == [("draining",)], 10)
+        done = await site.adjango("drain_connections", "--undo", check=False)
+        assert done.returncode == 1
+        assert "node-1 was told to stop: start it again." in done.stderr
+        assert [await close_code(client) for client in sockets] == [1012] * 2
+        assert await site.node.await_exit(20) == 0
+        assert site.sql(states) == [("stopped",)]
+
+
 def command(site: Site, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     argv = [sys.executable, "-m", "django", "drain_connections", *arguments]
     return subprocess.Popen(argv, env=site.env, cwd=ROOT, text=True, **options)

@@ -55,7 +55,7 @@ async def assert_resumes(raw: Raw, *, messages: int, handled: int) -> None:
         assert welcome["resumed"], welcome
         assert (welcome["head"], welcome["last_client_seq"]) == (messages, handled)
         assert welcome["session_token"] is None
-        await later.expect("message", seq=messages)
+        await later.got(messages)
         await later.bye()
 
 
@@ -233,7 +233,7 @@ async def test_resume_reads_and_never_consumes(daphne: Site) -> None:
         raw = again(raw)
         async with raw:
             await raw.hello(last_seq_id=3)
-            await raw.expect("message", seq=10)
+            await raw.got(10)
             assert raw.numbers == [4, 5, 6, 7, 8, 9, 10]
             raw.cut()
     async with again(raw) as later:
@@ -269,7 +269,7 @@ async def test_position_before_what_is_kept_is_a_gap_and_no_partial_replay(daphn
         await later.close(1001)
     async with again(later) as last:
         await last.hello()  # without a position: what was not acknowledged
-        await last.expect("message", seq=7)
+        await last.got(7)
         await last.bye()
 
 
@@ -279,11 +279,11 @@ async def test_messages_of_connect_follow_the_attach_on_every_connection(daphne:
         await asyncio.sleep(0.1)
         assert raw.frames == []
         await raw.hello()
-        assert await raw.next_message() == greeting
+        assert await raw.got(1) == greeting
         await raw.close(1001)
     async with again(raw) as later:
         await later.hello(last_seq_id=1)
-        assert await later.next_message() == greeting
+        assert await later.got(2) == greeting
         assert later.numbers == [2]
         await later.bye()
     await eventually(lambda: hooks(daphne, raw.session_id)[-1] == "ended")
