@@ -53,6 +53,7 @@ class Echo(GracefulConsumer):
         for n in range(content.get("send", 0)):
             data = {"n": n, "pad": "x" * content.get("pad", 0)}
             await self.send_json(data, volatile=content.get("volatile", False))
+            await asyncio.sleep(0)
         if content.get("echo", True):
             await self.send_json(content)
         return content.get("result")
@@ -182,6 +183,10 @@ class Zombie(Ledger):
             self._write("fenced", tick)
             await asyncio.sleep(0.02)
         return True
+
+    async def disconnect(self, code: int) -> None:
+        await asyncio.sleep(0.3)
+        await super().disconnect(code)
 
 
 class InTransaction(GracefulConsumer):

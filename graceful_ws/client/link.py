@@ -43,6 +43,7 @@ class Link:
         self.welcomed = False
         self.said_hello = False
         self.had_token = False
+        self.attempt = 0
         self.gap_told = False  # the loss of the session has been told already
         self.superseded_by_self = False
         self.silence: float | None = None  # seconds after which a silent server is gone
@@ -63,7 +64,9 @@ class Link:
     def hello(self) -> str:
         self.said_hello = True
         self.had_token = self.session.token is not None
-        return self.session.hello()
+        text = self.session.hello()
+        self.attempt = self.session.attempt
+        return text
 
     # --- in -----------------------------------------------------------------------------------
 
@@ -93,6 +96,8 @@ class Link:
     def _welcome(self, welcome: frames.Welcome) -> list[Event]:
         if self.welcomed:
             return []
+        if self.session.last_welcomed > self.attempt:
+            raise ProtocolError(CloseCode.SUSPENDED, "a later hello was welcomed before")
         self.welcomed = True
         beat = welcome.heartbeat
         self.silence = beat["interval"] + beat["timeout"] * beat["max_missed"]

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from graceful_ws.core import frames
-from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.core.close_codes import Advice, CloseCode, advice
 from graceful_ws.core.frames import MAX_SEQ, ProtocolError, Welcome, message_frame
 from graceful_ws.core.window import Pending, Position
 
@@ -32,10 +32,6 @@ from .link import FRAME_BYTES, Link
 
 MESSAGE_BYTES = 64 * 1024  # until a welcome says otherwise
 
-# The only codes that say that a token is worth nothing any more. Everything else may be a deploy.
-FORGET_TOKEN = frozenset(
-    {CloseCode.SESSION_EXPIRED, CloseCode.STATE_INVALIDATED, CloseCode.OTHER_IDENTITY}
-)
 REFUSED = frozenset({CloseCode.PROTOCOL_ERROR, CloseCode.POLICY_VIOLATION})
 REFUSALS = 3  # so many of these in a row, and the hello itself must be what is wrong
 POISON = frozenset({CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG})
@@ -48,6 +44,7 @@ class ClientSession:
     def __init__(self, *, token: str | None = None, last_seq: int = 0) -> None:
         self.instance = secrets.token_urlsafe(12)
         self.attempt = 0
+        self.last_welcomed = 0  # the attempt that was welcomed last
         self.token = token
         self.session_id: str | None = None
         self.node: str | None = None
@@ -135,7 +132,8 @@ class ClientSession:
 
     def forget(self, messages: Iterable[MessageReceived]) -> list[MessageReceived]:
         """Gives up messages that the application has not got: the server will send them again.
-        Returns those that have to be kept. Only while there is no link."""
+        Returns those that have to be kept. Only while there is no connection at all: a hello on its
+        way has said that they were received."""
         assert self.link is None
         kept = [m for m in messages if m.track is None or self._track(m.stream) is not m.track]
         for track in (self.own, *self.streams.values()):
@@ -170,6 +168,7 @@ class ClientSession:
         """``link`` is the current one from here on; any other is ignored."""
         had_session = self._joined or link.had_token
         self.link = link
+        self.last_welcomed = link.attempt
         self.holding = False
         self.hold_until = None
         self.session_id = welcome.session_id
@@ -271,7 +270,8 @@ class ClientSession:
                 for seq in list(self.pending.items)
                 if seq <= self.pending.sent
             ]
-        if code in FORGET_TOKEN or self._refusals >= REFUSALS:
+        if advice(code) is Advice.NEW_SESSION or self._refusals >= REFUSALS:
+            # Nothing else says that a token is worth nothing: it may be a deploy.
             self._lose_session()
             if code == CloseCode.OTHER_IDENTITY:
                 # They were written by somebody else, and must not be sent in this one's name.

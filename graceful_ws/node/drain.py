@@ -117,6 +117,7 @@ class Drain:
         )
         await self._flush()
         await self._close()
+        await self._flush()  # the detaches of those who have gone
         self.phase = Phase.DRAINED
         await self._report(nodes.NodeState.DRAINED)
         logger.warning(

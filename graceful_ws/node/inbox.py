@@ -121,6 +121,7 @@ class Inbox:
                 else:
                     await self._message(seq, item)
         except Fenced:
+            self.stop_taking()
             self._live.fenced()
         except StopConsumer:
             self.stop_taking()

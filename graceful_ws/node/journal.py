@@ -71,6 +71,7 @@ class Journal:
         self.written = 0
         self._items: deque[Item] = deque()
         self._waiting: deque[Waiting] = deque()
+        self._taken: list[Item | Waiting] = []  # of the round under way
         self._wake = asyncio.Event()
         self._space = asyncio.Event()
         self._space.set()
@@ -144,11 +145,17 @@ class Journal:
             await self._wait_for_work()
             self._wake.clear()
             attaches, items = self._take_attaches(), self._take_items()
+            self._taken = [*attaches, *items]
             pause = 0.0
-            if attaches:
-                pause = await self._attach_round(attaches)
-            if items:
-                pause = max(pause, await self._round(items))
+            try:
+                if attaches:
+                    pause = await self._attach_round(attaches)
+                if items:
+                    pause = max(pause, await self._round(items))
+            except Exception as error:
+                self._abandon(error)
+                raise
+            self._taken = []
             if self._items or self._waiting:
                 self._wake.set()
             else:
@@ -175,7 +182,8 @@ class Journal:
         taken: list[Item] = []
         while self._items and len(taken) < settings.round_entries:
             item = self._items.popleft()
-            if not item.future.cancelled():
+            # What may have been written cannot be withdrawn: somebody has to be told.
+            if not item.future.cancelled() or item.entry.perhaps is not None:
                 taken.append(item)
         return taken
 
@@ -200,7 +208,7 @@ class Journal:
         outage: BaseException | None = None
         later = False
         for item, outcome in zip(items, outcomes, strict=True):
-            if isinstance(outcome, BaseException) and is_outage(outcome):
+            if is_outage(outcome):
                 outage = outcome
                 again.append(item)
             elif isinstance(outcome, Later):
@@ -211,8 +219,7 @@ class Journal:
                     item.future.set_exception(outcome)
             else:
                 self.written += 1
-                if item.committed is not None:
-                    item.committed(outcome)
+                _tell(item, outcome)
                 if not item.future.done():
                     item.future.set_result(outcome)
         self._items.extendleft(reversed(again))
@@ -227,9 +234,7 @@ class Journal:
         outage: BaseException | None = None
         again: list[Waiting] = []
         for item, outcome in zip(waiting, outcomes, strict=True):
-            if isinstance(outcome, Later) or (
-                isinstance(outcome, BaseException) and is_outage(outcome)
-            ):
+            if isinstance(outcome, Later) or is_outage(outcome):
                 if not isinstance(outcome, Later):
                     outage = outcome
                 again.append(item)
@@ -262,7 +267,8 @@ class Journal:
         self._failures = 0
         self._failing_since = None
         self.breaker.succeeded(asyncio.get_running_loop().time())
-        self._healthy.set()
+        if not self._is_open():  # else probes go on: healthy means that messages are taken
+            self._healthy.set()
 
     async def _failed(self, error: BaseException) -> float:
         """Notes a failed round; returns how long to pause before the next, in seconds."""
@@ -295,14 +301,31 @@ class Journal:
                 kept.append(item)
         self._items = kept
 
+    def _abandon(self, error: Exception) -> None:
+        """A defect ended the round under way; nobody may wait for it for ever."""
+        for item in self._taken:
+            if not item.future.done():
+                item.future.set_exception(error)
+        self._taken = []
+
     async def stop(self) -> None:
         """Ends the writer's thread; what still waits is not written."""
-        for item in [*self._items, *self._waiting]:
+        for item in [*self._taken, *self._items, *self._waiting]:
             if not item.future.done():
                 item.future.cancel()
+        self._taken.clear()
         self._items.clear()
         self._waiting.clear()
         await self.threads.stop()
+
+
+def _tell(item: Item, outcome: Any) -> None:
+    if item.committed is None:
+        return
+    try:
+        item.committed(outcome)
+    except Exception:  # a defect; what committed with it must still be told
+        logger.exception("the callback of a committed entry failed")
 
 
 def _attach_all(entries: Sequence[Attach]) -> list[Any]:

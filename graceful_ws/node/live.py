@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .node import Node
 
 logger = logging.getLogger("graceful_ws.connection")
+FRAME_BYTES = len(frames.message_frame(frames.MAX_SEQ, ""))
 FLUSH_TIMEOUT = 2.0  # seconds that a close waits for what is queued before it
 
 
@@ -173,7 +174,8 @@ class LiveConnection:
                 lambda first: self.committed(first, (data,)),
             )
         else:
-            await self.outbox.wait_window(len(data))
+            # What travels is the frame: were it not to fit, nothing could bring it back.
+            await self.outbox.wait_window(len(data) + FRAME_BYTES)
             if self.feed is not None:
                 self.committed(self.feed.source.head + 1, (data,))
 

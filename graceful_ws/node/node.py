@@ -251,9 +251,8 @@ class Node:
                     await self._come_back()
                 elif beat.requested_state == "draining" and self.drain is None:
                     self.start_drain(DrainOptions.from_request(beat.drain_options))
-                elif beat.requested_state == "up" and self.drain is not None:
-                    if not self.drain.final:
-                        await self.drain.undo()
+                elif beat.requested_state == "up" and self.drain and not self.drain.final:
+                    await self.drain.undo()
             await asyncio.sleep(settings.beat_interval)
 
     async def _come_back(self) -> None:

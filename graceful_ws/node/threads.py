@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -21,6 +21,7 @@ from graceful_ws.store.base import forget_connection, is_outage
 
 Result = TypeVar("Result")
 Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+Jobs: TypeAlias = "queue.SimpleQueue[Job | None]"
 
 
 class Busy(Exception):
@@ -35,11 +36,12 @@ class Threads:
     """
 
     def __init__(self, name: str, count: int, waiting: int) -> None:
-        self._jobs: queue.Queue[Job | None] = queue.Queue(waiting)
+        self._jobs: Jobs = queue.SimpleQueue()
         self._name = name
         self._count = count
+        self._bound = waiting
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._busy = 0  # calls that were given and are not done
         self._lock = threading.Lock()
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
@@ -49,34 +51,30 @@ class Threads:
             return await sync_to_async(function, thread_sensitive=True)(*args)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        try:
-            self._jobs.put_nowait((lambda: function(*args), loop, future))
-        except queue.Full:
-            raise Busy(f"{self._name}: {self._jobs.maxsize} calls wait already") from None
-        self._ensure_thread()
+        with self._lock:
+            if self._jobs.qsize() >= self._bound:
+                raise Busy(f"{self._name}: {self._bound} calls wait already")
+            self._jobs.put((lambda: function(*args), loop, future))
+            self._busy += 1
+            if len(self._threads) < min(self._busy, self._count):
+                self._start_thread()
         return await future
 
-    def _ensure_thread(self) -> None:
-        with self._lock:
-            if self._threads and (
-                len(self._threads) >= self._count or self._idle >= self._jobs.qsize()
-            ):
-                return
-            number = len(self._threads) + 1
-            thread = threading.Thread(
-                target=self._work, name=f"graceful-{self._name}-{number}", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
+    def _start_thread(self) -> None:
+        number = len(self._threads) + 1
+        thread = threading.Thread(
+            target=self._work,
+            args=(self._jobs,),
+            name=f"graceful-{self._name}-{number}",
+            daemon=True,
+        )
+        self._threads.append(thread)
+        thread.start()
 
-    def _work(self) -> None:
+    def _work(self, jobs: Jobs) -> None:
         try:
             while True:
-                with self._lock:
-                    self._idle += 1
-                job = self._jobs.get()
-                with self._lock:
-                    self._idle -= 1
+                job = jobs.get()
                 if job is None:
                     return
                 function, loop, future = job
@@ -84,29 +82,34 @@ class Threads:
                     outcome, error = function(), None
                 except BaseException as raised:
                     outcome, error = None, raised
+                    if isinstance(raised, StopIteration):  # a future refuses it
+                        error = RuntimeError("a function raised StopIteration")
+                        error.__cause__ = raised
                     if is_outage(raised):
                         forget_connection()  # the next call opens a new one
+                with self._lock:
+                    self._busy -= 1
                 with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
                     loop.call_soon_threadsafe(_settle, future, outcome, error)
                 del job, function, future, outcome, error
         finally:
             connections.close_all()
 
-    async def stop(self, timeout: float = 5.0) -> None:
-        """Ends the threads after what they have begun; waits at most ``timeout`` seconds."""
+    async def stop(self, within: float = 5.0) -> None:
+        """Ends the threads after what they have begun; waits at most ``within`` seconds."""
         threads = self.end()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while any(thread.is_alive() for thread in threads) and loop.time() < deadline:
+        deadline = loop.time() + within
+        while any(thread.is_alive() for thread in threads) and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
     def end(self) -> list[threading.Thread]:
         """Asks the threads to end, without waiting for them."""
         with self._lock:
             threads, self._threads = self._threads, []
+            jobs, self._jobs = self._jobs, queue.SimpleQueue()
         for _ in threads:
-            with contextlib.suppress(queue.Full):
-                self._jobs.put_nowait(None)
+            jobs.put(None)
         return threads
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 
 from graceful_ws.core.frames import encode_data
-from graceful_ws.store.base import forget_connection, is_locked, writing
+from graceful_ws.store.base import forget_connection, is_locked, is_outage, writing
 from graceful_ws.store.rounds import claim
 
 _local = threading.local()
@@ -31,7 +31,8 @@ def collected() -> list[str] | None:
 
 @contextmanager
 def _collecting() -> Iterator[list[str]]:
-    _local.replies = replies = []
+    replies: list[str] = []
+    _local.replies = replies
     try:
         yield replies
     finally:
@@ -53,6 +54,8 @@ def receive_in_transaction(
                 first = claim(session, generation, client_seq, replies, outcome, keep)
             return first, replies, outcome
     except (OperationalError, InterfaceError) as error:
+        if not is_outage(error):
+            raise
         forget_connection()
         if is_locked(error):
             raise

@@ -4,8 +4,8 @@ Daphne 4.2 refuses every close code but 1000 and 3000-4999 and drops the reason
 (django/daphne#374), ignores HTTP denial responses so that the client hangs (django/daphne#486),
 ignores the headers of ``websocket.accept``, gives the peer one second to answer a close, resets
 the connection on bad input instead of saying 1002, 1007 or 1009, refuses to send a message larger
-than it would receive, and reports a close frame without a code as None. The protocol class below
-puts all of that right.
+than it would receive, piles up what a peer does not read, and reports a close frame without a code
+as None. The protocol class below puts all of that right.
 
 A Twisted "before shutdown" trigger is no place for the drain: Twisted calls all of them before it
 waits for any, so Daphne's own would have cancelled the applications already.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from http import HTTPStatus
 from typing import Any
 
@@ -35,12 +36,15 @@ NEEDED = (
     "handle_reply",
     "muted",
     "onClose",
+    "onOpen",
+    "registerProducer",
     "sendCloseFrame",
     "sendData",
     "sendHttpErrorResponse",
     "sendMessage",
     "serverAccept",
     "serverReject",
+    "unregisterProducer",
 )
 
 
@@ -72,6 +76,13 @@ def install(stop: Stop) -> dict[str, str]:
     else:
         WebSocketFactory.protocol = Protocol
         Server.create_application = _offer_extensions(create)
+        reply = getattr(Server, "handle_reply", None)
+        if inspect.iscoroutinefunction(reply):
+            Server.handle_reply = _wait_for_the_peer(reply)
+        else:
+            missing["daphne.server.Server.handle_reply"] = (
+                "what a peer does not read is kept in memory without bound"
+            )
     return missing
 
 
@@ -102,6 +113,16 @@ def _offer_extensions(create: Any) -> Any:
     return create_with_extensions
 
 
+def _wait_for_the_peer(reply: Any) -> Any:
+    @functools.wraps(reply)
+    async def reply_and_wait(self: Any, protocol: Any, message: dict[str, Any]) -> None:
+        await reply(self, protocol, message)
+        if isinstance(protocol, Protocol) and message.get("type") == "websocket.send":
+            await protocol.writable.wait()
+
+    return reply_and_wait
+
+
 class Protocol(WebSocketProtocol):  # type: ignore[misc]
     """Daphne's protocol class with the rest of the ASGI WebSocket specification."""
 
@@ -112,6 +133,16 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
     maxMessagePayloadSize: int  # autobahn's, in bytes; 0 is no limit
     muted: bool  # Daphne's: True keeps it from reporting a message or the end
     _denial: _Denial | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.writable = asyncio.Event()  # clear while 64 KiB or more wait for the peer to read
+        self.writable.set()
+
+    def onOpen(self) -> None:
+        self.unregisterProducer()  # the HTTP channel, whose connection it was
+        self.registerProducer(_Flow(self.writable), True)
+        super().onOpen()
 
     def handle_reply(self, message: dict[str, Any]) -> None:
         """Take one ASGI message from the application.
@@ -168,6 +199,7 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
             reason = (self.localCloseReason or b"").decode(errors="replace")
         elif not wasClean:
             reason = None  # autobahn's own words, not the peer's
+        self.writable.set()
         muted, self.muted = self.muted, True  # Daphne's own event has no reason
         try:
             super().onClose(wasClean, code, reason)
@@ -187,6 +219,22 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
         transport = self.transport
         if transport is not None:
             transport.abortConnection()
+
+
+class _Flow:
+    """Twisted's word for "stop writing" and "go on" (IPushProducer), for a coroutine to wait on."""
+
+    def __init__(self, writable: asyncio.Event) -> None:
+        self._writable = writable
+
+    def pauseProducing(self) -> None:
+        self._writable.clear()
+
+    def resumeProducing(self) -> None:
+        self._writable.set()
+
+    def stopProducing(self) -> None:
+        self._writable.set()
 
 
 class _Denial:

@@ -121,12 +121,12 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
         fresh = {entry: hash_token(entry.new_token) for entry in entries}
         wanted = [*hashes.values(), *fresh.values()]
         found = {
-            bytes(session.token_hash): session
+            bytes(session.token_hash or b""): session
             for session in locked_rows(sessions.filter(token_hash__in=wanted), skip_locked=True)
         }
         missing = set(hashes.values()) - found.keys()
         locked = {
-            bytes(value)
+            bytes(value or b"")
             for value in sessions.filter(token_hash__in=missing).values_list(
                 "token_hash", flat=True
             )
@@ -139,6 +139,9 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
                 outcomes.append(Later())
                 continue
             made = found.get(fresh[entry])
+            if made is not None and made.state == Session.State.ENDED:
+                outcomes.append(StaleAttempt())  # ended before its client heard of it
+                continue
             session = made or (found.get(token_hash) if token_hash else None)
             if made is None and session is not None and not _alive(session, entry, now):
                 session = None
@@ -146,7 +149,7 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
                 session = _new(entry, fresh[entry], now)
                 created.append(session)
                 entry.perhaps = Perhaps(now, session.generation, taken_over=False)
-                outcomes.append((entry, session, False, False, session.generation))
+                outcomes.append(_Taken(entry, session, session.generation))
                 continue
             try:
                 taken_over = _take(session, entry, now)
@@ -155,8 +158,7 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
                 continue
             changed[session.pk] = session
             entry.perhaps = Perhaps(session.attached_at, session.generation, taken_over)
-            # A later hello of this round may take the same row further.
-            outcomes.append((entry, session, made is None, taken_over, session.generation))
+            outcomes.append(_Taken(entry, session, session.generation, made is None, taken_over))
         sessions.bulk_create(created)
         execute_many(
             using,
@@ -164,12 +166,24 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
             " WHERE id=%s",
             [(*(getattr(row, name) for name in TAKEN), row.pk) for row in changed.values()],
         )
-        done = [outcome for outcome in outcomes if isinstance(outcome, tuple)]
-        extras = _extras([outcome for outcome in done if outcome[2]], using.alias)
+        taken = [outcome for outcome in outcomes if isinstance(outcome, _Taken)]
+        extras = _extras([one for one in taken if one.resumed], using.alias)
         return [
-            _attached(*outcome, extras) if isinstance(outcome, tuple) else outcome
+            _attached(outcome, extras) if isinstance(outcome, _Taken) else outcome
             for outcome in outcomes
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A hello and the session it got. Its generation is kept apart: a later hello of the same
+    round may take the row further."""
+
+    entry: Attach
+    session: Session
+    generation: int
+    resumed: bool = False
+    taken_over: bool = False
 
 
 CONDITIONS = 200  # in one query; SQLite's parser refuses a thousand
@@ -241,16 +255,17 @@ def _take(session: Session, entry: Attach, now: datetime) -> bool:
     return other
 
 
-def _extras(resumed: list[tuple[Any, ...]], using: str) -> dict[str, dict[int, Any]]:
+def _extras(resumed: list[_Taken], using: str) -> dict[str, dict[int, Any]]:
     """What resumed sessions need beside their row, in one query a table."""
     extras: dict[str, dict[int, Any]] = {"outcomes": {}, "subscriptions": {}}
     if not resumed:
         return extras
-    ids = [session.pk for _, session, *_ in resumed]
+    ids = [one.session.pk for one in resumed]
     asked = [
-        Q(session_id=session.pk, client_seq__gte=entry.pending_from)
-        for entry, session, *_ in resumed
-        if entry.pending_from is not None and entry.pending_from <= session.last_client_seq
+        Q(session_id=one.session.pk, client_seq__gte=one.entry.pending_from)
+        for one in resumed
+        if one.entry.pending_from is not None
+        and one.entry.pending_from <= one.session.last_client_seq
     ]
     results = InboundResult.objects.using(using).order_by("client_seq")
     for start in range(0, len(asked), CONDITIONS):
@@ -264,27 +279,21 @@ def _extras(resumed: list[tuple[Any, ...]], using: str) -> dict[str, dict[int, A
     return extras
 
 
-def _attached(
-    entry: Attach,
-    session: Session,
-    resumed: bool,
-    taken_over: bool,
-    generation: int,
-    extras: dict[str, Any],
-) -> Attached:
+def _attached(taken: _Taken, extras: dict[str, dict[int, Any]]) -> Attached:
+    entry, session = taken.entry, taken.session
     position = session.acked_seq if entry.last_seq_id is None else entry.last_seq_id
     return Attached(
         session=session.pk,
         uuid=session.uuid,
-        token=None if resumed else entry.new_token,
+        token=None if taken.resumed else entry.new_token,
         token_hash=bytes(session.token_hash or b""),
-        generation=generation,
-        resumed=resumed,
+        generation=taken.generation,
+        resumed=taken.resumed,
         last_seq=session.last_seq,
         last_client_seq=session.last_client_seq,
         tries=session.tries,
-        position=position if resumed else 0,
-        taken_over=taken_over,
+        position=position if taken.resumed else 0,
+        taken_over=taken.taken_over,
         outcomes=extras["outcomes"].get(session.pk, {}),
         subscriptions=extras["subscriptions"].get(session.pk, []),
     )
@@ -292,5 +301,5 @@ def _attached(
 
 def oldest(session: int) -> int | None:
     """The number of the oldest message kept for a session; None when there is none."""
-    rows = OutboundMessage.objects.using(alias()).filter(session_id=session)
+    rows = OutboundMessage.objects.using(alias()).filter(session_id=session, seq__isnull=False)
     return rows.order_by("seq").values_list("seq", flat=True).first()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -73,9 +74,12 @@ def probe() -> None:
         cursor.execute("SELECT 1")
 
 
-def is_outage(error: BaseException) -> bool:
+def is_outage(error: object) -> bool:
     """True when the database is away or stuck; the entry is not to blame and is tried again."""
-    return isinstance(error, OperationalError | InterfaceError)
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    # SQLite's name for a statement that it will never run; elsewhere that is a ProgrammingError.
+    return getattr(error.__cause__, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
 
 
 def is_locked(error: BaseException) -> bool:

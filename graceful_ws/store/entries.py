@@ -153,7 +153,7 @@ class Note(Entry):
     connection_state: str = ""
     rtt_ms: int | None = None
 
-    def apply(self, row: Row, work: Round) -> None:
+    def apply(self, row: Row, work: Round) -> Any:
         self.owned(row)
         self.acknowledge(row, work)
         work.notes.append((work.now, self.connection_state, self.rtt_ms, row.id))

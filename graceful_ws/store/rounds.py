@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from django.db import InterfaceError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
@@ -171,9 +170,9 @@ def commit_all(entries: Sequence[Entry]) -> list[Any]:
     entries without an outcome get that error, and must be given again, first and in order."""
     try:
         return commit(entries)
-    except (OperationalError, InterfaceError) as error:
-        return [error] * len(entries)
     except Exception as error:
+        if is_outage(error):
+            return [error] * len(entries)
         for entry in entries:
             entry.rolled_back()
         if len(entries) == 1:
@@ -275,4 +274,4 @@ def page(session: int, after: int, rows: int) -> list[tuple[int, str]]:
         .order_by("seq")
         .values_list("seq", "data")[:rows]
     )
-    return list(found)
+    return cast("list[tuple[int, str]]", list(found))

@@ -452,6 +452,16 @@ def test_refused_successor_leaves_the_old_connection_as_it_was() -> None:
     assert [frame["data"] for frame in sent(old)] == ["x"]
 
 
+def test_welcome_that_comes_after_that_of_a_later_hello_is_worth_nothing() -> None:
+    session = ClientSession()
+    slow = session.connect()
+    slow.hello()
+    joined(session)
+    events = slow.receive(welcome(), T0)
+    assert [type(event) for event in events] == [CloseNeeded]
+    assert session.link is not slow
+
+
 def test_nothing_is_sent_while_a_successor_is_about_to_be_dialled() -> None:
     session = ClientSession()
     link = joined(session)

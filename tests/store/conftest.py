@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.apps import apps
@@ -48,6 +49,16 @@ def _empty() -> None:
     with transaction.atomic():
         for model in (*apps.get_app_config("graceful_ws").get_models(), User):
             model._base_manager.all()._raw_delete("default")
+
+
+@pytest.fixture
+def limits(settings: Any) -> Callable[..., None]:
+    """Changes settings of the package: ``limits(journal_rows=5)``."""
+
+    def change(**values: Any) -> None:
+        settings.GRACEFUL_WS = {**getattr(settings, "GRACEFUL_WS", {}), **values}
+
+    return change
 
 
 @pytest.fixture

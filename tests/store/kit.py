@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import psycopg
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
 
 from graceful_ws.models import InboundResult, OutboundMessage, Session
 from graceful_ws.store import nodes
@@ -103,6 +105,10 @@ def kinds(outcomes: Iterable[Any]) -> list[str]:
     return [type(one).__name__ if isinstance(one, BaseException) else "" for one in outcomes]
 
 
+def ago(seconds: float) -> datetime:
+    return timezone.now() - timedelta(seconds=seconds)
+
+
 # --- second connections -----------------------------------------------------------------------
 
 
@@ -169,17 +175,19 @@ BEFORE, AFTER = "before", "after"
 
 
 @contextmanager
-def breaking_commits(database: Database, faults: Iterator[str | None]) -> Iterator[None]:
-    """Each commit of this thread breaks as the next of ``faults`` says.
+def breaking_commits(
+    database: Database, faults: Iterator[str | None], *, thread: str | None = None
+) -> Iterator[None]:
+    """Each commit of this thread, or of one with a name, breaks as the next of ``faults`` says.
 
     "before": the connection is lost and nothing was kept; "after": it is lost when all was kept.
     None and the end of ``faults``: the commit goes well. With PostgreSQL the backend really dies.
     """
     original = BaseDatabaseWrapper._commit
-    thread = threading.get_ident()
+    name = thread or threading.current_thread().name
 
     def commit(self: BaseDatabaseWrapper) -> Any:
-        fault = next(faults, None) if threading.get_ident() == thread else None
+        fault = next(faults, None) if threading.current_thread().name == name else None
         if fault is None:
             return original(self)
         if fault == AFTER:

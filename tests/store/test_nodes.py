@@ -246,14 +246,25 @@ def test_a_session_is_ended_once() -> None:
 
 
 def test_a_drain_is_asked_of_those_that_are_up_and_written_down() -> None:
-    up, draining, dead = node("a"), node("b"), node("c")
-    nodes.report(draining, "draining")
+    up, stopping, dead = node("up"), node("stopping"), node("dead")
+    nodes.report(stopping, "draining")
     nodes.report(dead, "dead")
-    assert nodes.ask_drain([up, draining, dead], {"reason": "deploy"}, actor="anna") == [up]
+    assert nodes.ask_drain([up, stopping, dead], {"reason": "deploy"}, actor="anna") == [up]
     assert nodes.draining_count() == 1
     [entry] = AuditEntry.objects.all()
-    assert (entry.event, entry.node, entry.actor) == ("drain_node", "a", "anna")
+    assert (entry.event, entry.node, entry.actor) == ("drain_node", "up", "anna")
     assert entry.reason == "deploy"
-    assert set(nodes.ask_undo([up, draining, dead], actor="anna")) == {up, draining}
-    asked = {one.name: one.requested_state for one in nodes.statuses()}
-    assert asked == {"a": "", "b": "up", "c": ""}
+
+
+@pytest.mark.parametrize(("seen", "asked"), [(False, ""), (True, "up")])
+def test_a_drain_that_was_asked_for_is_taken_back(seen: bool, asked: str) -> None:
+    me, stopping, dead = node("me"), node("stopping"), node("dead")
+    nodes.report(stopping, "draining")
+    nodes.report(dead, "dead")
+    nodes.ask_drain([me], {}, actor="anna")
+    if seen:
+        nodes.report(me, "draining")
+    assert nodes.ask_undo([me, stopping, dead], actor="anna") == [me]
+    states = {one.name: one.requested_state for one in nodes.statuses()}
+    assert states == {"me": asked, "stopping": "", "dead": ""}
+    assert AuditEntry.objects.filter(event="undo_drain", node="me").count() == 1

@@ -5,19 +5,20 @@ Every entry is tried with both, and with what may come between the break and the
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.db import transaction
 
+from graceful_ws.models import Session
 from graceful_ws.node.journal import _attach_all
 from graceful_ws.node.transaction import CommitUnknown, receive_in_transaction
 from graceful_ws.publishing import send_to_session
+from graceful_ws.store import nodes
 from graceful_ws.store.attach import Attach, Attached
 from graceful_ws.store.base import forget_connection, is_outage
-from graceful_ws.store.entries import Append, CountTry, Entry, TakePending
+from graceful_ws.store.entries import CountTry, Entry, TakePending
 from graceful_ws.store.rounds import claim, commit_all, standing
 from tests.store.kit import (
     AFTER,
@@ -31,6 +32,7 @@ from tests.store.kit import (
     hello,
     kinds,
     messages,
+    node,
     outcomes_kept,
     refused_by,
     row,
@@ -170,8 +172,6 @@ def test_a_detach_knows_that_it_was_the_one(when: str, end: bool, broken: Any) -
 
 
 def test_a_detach_whose_commit_broke_does_not_claim_what_an_operator_did(broken: Any) -> None:
-    from graceful_ws.store import nodes
-
     owner = attached()
     entry = detach(owner, end=True)
     broken(BEFORE, entry)
@@ -238,6 +238,28 @@ def test_a_hello_is_kept_once_when_another_is_refused_in_the_second_round(
     assert database.sql("SELECT count(*) FROM graceful_ws_session") == [(2,)]
 
 
+def test_a_new_session_that_a_node_lost_before_its_answer_is_taken_again(
+    database: Database,
+) -> None:
+    where = node()
+    entry = hello(node=where)
+    attach_breaks(database, AFTER, entry)
+    nodes.report(where, "dead")
+    assert nodes.detach_dead() == 1
+    [owner] = _attach_all([entry])
+    assert (owner.resumed, owner.generation, owner.token) == (False, 3, entry.new_token)
+    assert done(append(owner, "1")) == [1]
+
+
+def test_a_new_session_that_was_ended_before_its_answer_stays_ended(database: Database) -> None:
+    entry = hello()
+    attach_breaks(database, AFTER, entry)
+    [(public_id,)] = Session.objects.values_list("uuid")
+    assert nodes.end_session(public_id, 4506, "")
+    assert kinds(_attach_all([entry])) == ["StaleAttempt"]
+    assert Session.objects.get().state == "ended"
+
+
 def test_a_resume_whose_commit_broke_gives_way_to_its_successor(database: Database) -> None:
     old = attached()
     entry = hello(token=old.token, attempt=2)
@@ -280,107 +302,3 @@ def test_a_handlers_transaction_is_settled_by_its_number(when: str, database: Da
     assert database.sql("SELECT username FROM auth_user") == [("visitor",)]
     assert messages(owner) == [(1, '"visitor"')]
     assert outcomes_kept(owner) == {1: '{"result":"visitor"}'}
-
-
-# --- everything at once -----------------------------------------------------------------------
-
-
-class Story:
-    """Random rounds of random entries for two sessions over commits that break at random."""
-
-    def __init__(self, seed: int, database: Database) -> None:
-        self.random = random.Random(seed)
-        self.database = database
-        self.owners = [attached(instance=f"{seed}") for _ in range(2)]
-        self.told: list[dict[int, str]] = [{}, {}]
-        self.handled = [0, 0]
-        self.left = [0, 0]  # messages of send_to_session: 100, 101, …
-        self.text = 0
-
-    def words(self, count: int) -> list[str]:
-        # Few different ones: the same text twice must be told apart by more than itself.
-        self.text += 1
-        return [str(self.text % 3)] * count
-
-    def faults(self) -> Iterator[str | None]:
-        for _ in range(2):
-            yield self.random.choice([None, BEFORE, AFTER])
-
-    def entries(self) -> list[tuple[int, Entry]]:
-        made: list[tuple[int, Entry]] = []
-        for who in self.random.choices([0, 1], k=self.random.randint(1, 6)):
-            owner = self.owners[who]
-            kind = self.random.choice(["append", "append", "take", "complete", "bad"])
-            if kind == "append":
-                made.append((who, append(owner, *self.words(self.random.randint(1, 3)))))
-            elif kind == "take":
-                made.append((who, TakePending(owner.session, owner.generation)))
-            elif kind == "bad":
-                made.append((who, append(owner, "1", refused_by(self.database))))
-            else:
-                self.handled[who] += 1
-                made.append((who, complete(owner, self.handled[who], '{"result":1}')))
-        return made
-
-    def interfere(self, busy: set[int]) -> None:
-        """What other threads of the node do between the break and the next try."""
-        for who, owner in enumerate(self.owners):
-            if self.random.random() < 0.3:
-                send_to_session(owner.uuid, 100 + self.left[who])
-                self.left[who] += 1
-            if self.random.random() < 0.3 and who not in busy:
-                self.handled[who] += 1
-                [text] = self.words(1)
-                first = handled(owner, self.handled[who], text)
-                assert first not in self.told[who]
-                self.told[who][first] = text
-
-    def round(self) -> None:
-        """Every entry gets an outcome, given again after each break as the journal does it."""
-        entries = self.entries()
-        # Numbers of clients are taken in order: not by a handler while a completion waits.
-        busy = {who for who, entry in entries if not isinstance(entry, Append | TakePending)}
-        faults, left = self.faults(), entries
-        while left:
-            with breaking_commits(self.database, faults):
-                outcomes = commit_all([entry for _, entry in left])
-            again = []
-            for (who, entry), outcome in zip(left, outcomes, strict=True):
-                if is_outage(outcome):
-                    again.append((who, entry))
-                else:
-                    self.note(who, entry, outcome)
-            left = again
-            if left:
-                forget_connection()
-                self.interfere(busy)
-
-    def note(self, who: int, entry: Entry, outcome: Any) -> None:
-        if isinstance(entry, Append):
-            if isinstance(outcome, Exception):
-                assert len(entry.data) == 2, outcome
-                return
-            for seq, text in enumerate(entry.data, outcome):
-                assert seq not in self.told[who], "a number was told twice"
-                self.told[who][seq] = text
-        elif isinstance(entry, TakePending):
-            first, taken = outcome
-            self.told[who].update(enumerate(taken, first))
-        else:
-            assert outcome is True
-
-
-def test_random_stories_lose_and_double_nothing(database: Database) -> None:
-    for seed in range(20):
-        story = Story(seed, database)
-        for _ in range(4):
-            story.round()
-        for who, owner in enumerate(story.owners):
-            [(first, taken)] = done(TakePending(owner.session, owner.generation))
-            story.told[who].update(enumerate(taken, first))
-            kept = dict(messages(owner))
-            assert list(kept) == list(range(1, len(kept) + 1)), f"seed {seed}"
-            assert story.told[who].items() <= kept.items(), f"seed {seed}"
-            assert row(owner).last_seq == len(kept), f"seed {seed}"
-            left = [text for text in kept.values() if int(text) >= 100]
-            assert left == [str(100 + n) for n in range(story.left[who])], f"seed {seed}"

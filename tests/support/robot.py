@@ -98,7 +98,7 @@ class Robot:
     # --- connections --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        turn = random.randrange(len(self.urls))
+        turn = 0
         while not self.stopped:
             try:
                 if self._moved is None:
@@ -252,8 +252,10 @@ class Robot:
 async def robots(
     count: int, urls: Sequence[str], *, moves: bool = False
 ) -> AsyncIterator[list[Robot]]:
-    """So many robots, connected; what one of them raises is raised here at the end."""
-    found = [Robot(urls, moves=moves) for _ in range(count)]
+    """So many robots, connected, each to the next URL at first; what one of them raises is raised
+    here at the end."""
+    starts = [n % len(urls) for n in range(count)]
+    found = [Robot([*urls[start:], *urls[:start]], moves=moves) for start in starts]
     tasks = [asyncio.create_task(robot.run()) for robot in found]
     try:
         await eventually(lambda: all(robot.session_id for robot in found), 30, "all are welcomed")

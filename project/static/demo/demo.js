@@ -17,7 +17,7 @@ const CLOSED = {
   1011: "an error in the server",
   1012: "the node restarts",
   1013: "the node is overloaded",
-  4000: "suspended by this page",
+  4000: "closed by this page",
   4001: "the server fell silent",
   4102: "this page fell silent",
   4501: "another page has taken the session over",
@@ -67,6 +67,8 @@ function log(words, kind = "") {
   if ($("log").children.length > LOG_LINES) $("log").lastChild.remove();
 }
 
+const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
+
 function count() {
   const counts = {
     lost: ticks.lost + answers.lost,
@@ -85,8 +87,8 @@ function count() {
 function connectedTo(name) {
   node = name;
   for (const place of document.querySelectorAll(".node")) place.textContent = name ?? "the node";
-  $("drain").disabled = $("kill").disabled = name === null;
-  $("cut").disabled = name === null;
+  // Not `disabled`, which would take the focus away from a button that was just pressed.
+  for (const id of ["cut", "drain", "kill"]) $(id).ariaDisabled = String(name === null);
 }
 
 // --- ticks -------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ async function write(text) {
     await socket.send({ note: number, text });
     mark(number, "acknowledged", "✓✓ acknowledged");
   } catch (error) {
-    mark(number, "failed", error.message);
+    mark(number, "failed", error.code === "queue_full" ? "not sent: too many wait" : error.message);
   }
 }
 
@@ -186,7 +188,7 @@ function startAgain() {
 }
 
 function closed({ code, reason, final }) {
-  const words = CLOSED[code] ?? "closed";
+  const words = code === 1006 && node === null ? "nobody answers" : (CLOSED[code] ?? "closed");
   const said = reason && code !== 1006 ? `: “${reason}”` : "";
   log(`${words} (${code})${said}`, final || code === 1006 ? "bad" : "");
   connectedTo(null);
@@ -205,7 +207,8 @@ const events = {
   state: ({ to }) => {
     if (to !== "open" && to !== "closed") pill("waiting", "reconnecting");
   },
-  retry: ({ delayMs }) => log(`trying again in ${(delayMs / 1000).toFixed(1)} s`),
+  // After the close that it follows, which is told in the same breath.
+  retry: ({ delayMs }) => queueMicrotask(() => log(`trying again in ${seconds(delayMs)}`)),
   draining: () => log(`${node} drains: moving to another node`),
   gap: ({ reason }) => log(`the server says messages are gone: ${reason}`, "bad"),
   parked: () => log("nobody answers; trying twice a minute"),
@@ -236,12 +239,17 @@ async function order(action) {
   log("nobody took the order", "bad");
 }
 
-$("cut").addEventListener("click", () => {
-  log("you cut the connection");
-  socket.cut();
-});
-$("drain").addEventListener("click", () => order("drain"));
-$("kill").addEventListener("click", () => order("kill"));
+const hurts = {
+  cut: () => {
+    log("you cut the connection");
+    socket.cut();
+  },
+  drain: () => order("drain"),
+  kill: () => order("kill"),
+};
+for (const [id, hurt] of Object.entries(hurts)) {
+  $(id).addEventListener("click", () => node !== null && hurt());
+}
 $("hurt").addEventListener("submit", (event) => event.preventDefault());
 
 $("write").addEventListener("submit", (event) => {

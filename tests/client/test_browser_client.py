@@ -1,0 +1,72 @@
+"""The browser client: its own tests, run by Node, and what it must have in common with Python."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graceful_ws.client import connection, link, session
+from graceful_ws.client.connection import GracefulClient
+from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.core.retry import Backoff
+
+ROOT = Path(__file__).parents[2]
+MODULE = ROOT / "graceful_ws/static/graceful_ws/graceful-ws.js"
+TESTS = sorted((ROOT / "tests/js").glob("*.test.mjs"))
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
+
+
+def node(*arguments: str, stdin: str = "") -> str:
+    done = subprocess.run(
+        ["node", *arguments], input=stdin, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def constants() -> Any:
+    program = f'import * as all from "{MODULE.as_uri()}"; console.log(JSON.stringify(all))'
+    return json.loads(node("--input-type=module", stdin=program))
+
+
+def test_module_needs_no_other() -> None:
+    lines = MODULE.read_text().splitlines()
+    assert not [line for line in lines if line.startswith("import ") or " import(" in line]
+    node("--check", "--input-type=module", stdin=MODULE.read_text())
+
+
+def test_its_own_tests_pass() -> None:
+    node("--test", *(str(path) for path in TESTS))
+
+
+def test_close_codes_are_those_of_the_server(constants: Any) -> None:
+    assert constants["CLOSE_CODES"] == {code.name: code.value for code in CloseCode}
+
+
+def test_defaults_are_those_of_the_python_client(constants: Any) -> None:
+    backoff = Backoff()
+    timeouts = GracefulClient.__init__.__kwdefaults__
+    assert timeouts is not None
+    assert constants["DEFAULTS"] == {
+        "maxRetries": backoff.max_retries,
+        "baseDelay": backoff.base_delay * 1000,
+        "maxDelay": backoff.max_delay * 1000,
+        "parkedDelay": backoff.parked_delay * 1000,
+        "whenExhausted": backoff.when_exhausted,
+        "minUptime": backoff.min_uptime * 1000,
+        "openTimeout": timeouts["open_timeout"] * 1000,
+        "welcomeTimeout": timeouts["welcome_timeout"] * 1000,
+        "queueMessages": connection.QUEUE_MESSAGES,
+        "queueBytes": connection.QUEUE_BYTES,
+        "messageBytes": session.MESSAGE_BYTES,
+        "ackInterval": link.ACK_INTERVAL * 1000,
+        "ackMessages": link.ACK_MESSAGES,
+        "ackBytes": link.ACK_BYTES,
+    }
