@@ -139,6 +139,7 @@ class Ledger(GracefulConsumer):
         connection = uuid.uuid4().hex[:8]
         for number in itertools.count(1):
             if stop.exists():
+                self._write("stopped", connection)  # behind all that it accepted
                 return
             tick = f"{connection}:{number}"
             self._write("attempted", tick)

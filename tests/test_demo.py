@@ -1,72 +1,36 @@
-"""The demo: what it counts, what its page is made of, and that it leaves nothing behind."""
+"""The demo: what it counts, what its page is made of, and what both show."""
 
 from __future__ import annotations
 
 import asyncio
-import http.client
-import http.cookies
 import json
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
 from graceful_ws.client import GracefulClient
 from project.demo.check import EACH_WAY, complaints
-from project.demo.supervisor import DemoError, Supervised, Supervisor, check_ports
 from project.demo.tally import Tally, tally
-from tests.support.processes import ROOT, ChildProcess, free_port
+from tests.conftest import missing
+from tests.support.browser import Browser, BrowserUnavailable
+from tests.support.demo import Demo, both_answer, environment, processes_of, start_demo
+from tests.support.processes import ROOT, ChildProcess
 from tests.support.waiting import eventually, eventually_sync
 
 CHECK_WITHIN = 90.0  # seconds; twenty on an idle machine
-READY_WITHIN = 60.0
 RESULT = {
     **{"sent": EACH_WAY, "received": EACH_WAY, "lost": 0, "duplicated": 0, "out_of_order": 0},
     **{"replayed": 1, "resent": 1, "resumed": 1, "close_codes": {"1006": 1, "1012": 1}},
 }
-
-
-def environment() -> dict[str, str]:
-    """What a stranger's shell has: nothing of the tests."""
-    ours = ("DJANGO_", "GRACEFUL_", "DEMO_", "DATABASE_URL", "NODE_NAME")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-
-
-def manage(*arguments: str, within: float = 30.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=within,
-        check=False,
-    )
-
-
-def processes_of(marker: str) -> list[int]:
-    """Processes that have ``marker`` in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if marker.encode() in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
 
 
 # --- the count ---------------------------------------------------------------------------------
@@ -151,73 +115,6 @@ def test_page_counts_as_the_check_does() -> None:
 
 
 # --- the site ----------------------------------------------------------------------------------
-
-
-@dataclass
-class Demo:
-    """A running demo, seen from outside."""
-
-    port: int
-    directory: Path
-    process: ChildProcess
-    cookies: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def urls(self) -> list[str]:
-        return [f"ws://127.0.0.1:{port}/ws/" for port in (self.port, self.port + 1)]
-
-    @property
-    def password(self) -> str:
-        found = re.search(r"password: (\S+)", self.process.log())
-        assert found, self.process.log_tail()
-        return found[1]
-
-    def request(
-        self, method: str, path: str, form: dict[str, str] | None = None, *, csrf: bool = True
-    ) -> tuple[int, dict[str, str], str]:
-        headers = {"Cookie": "; ".join(f"{k}={v}" for k, v in self.cookies.items())}
-        if csrf and form is not None:
-            headers["X-CSRFToken"] = self.cookies["csrftoken"]
-        if form is not None:
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request(method, path, urlencode(form or {}), headers)
-            response = connection.getresponse()
-            for cookie in response.headers.get_all("Set-Cookie") or []:
-                for name, morsel in http.cookies.SimpleCookie(cookie).items():
-                    self.cookies[name] = morsel.value
-            body = response.read().decode()
-            return response.status, {k.lower(): v for k, v in response.getheaders()}, body
-        finally:
-            connection.close()
-
-    def order(self, action: str, node: str, order: str = "1", *, csrf: bool = True) -> int:
-        form = {"action": action, "node": node, "order": order}
-        return self.request("POST", "/order/", form, csrf=csrf)[0]
-
-    def said(self, line: str) -> int:
-        return self.process.log().count(line)
-
-
-def start_demo(directory: Path) -> Demo:
-    port = free_port()
-    process = ChildProcess("demo", directory / "demo.log")
-    state = directory / "state"
-    process.spawn(
-        [sys.executable, "manage.py", "demo", f"--port={port}", f"--directory={state}"],
-        env={**environment(), "DEMO_TEST": str(directory)},
-    )
-    demo = Demo(port, state, process)
-    try:
-        eventually_sync(
-            lambda: "Ctrl-C drains" in process.log() or not process.running, READY_WITHIN
-        )
-        demo.request("GET", "/")  # for its cookie
-    except BaseException:
-        process.kill()
-        raise
-    return demo
 
 
 @pytest.fixture(scope="module")
@@ -344,15 +241,6 @@ async def test_ticks_and_answers_have_no_hole_after(demo: Demo, action: str) -> 
     assert answers == [1]
 
 
-def both_answer(demo: Demo) -> bool:
-    for port in (demo.port, demo.port + 1):
-        try:
-            socket.create_connection(("127.0.0.1", port), 1.0).close()
-        except OSError:
-            return False
-    return True
-
-
 def test_an_order_that_is_repeated_is_carried_out_once(demo: Demo) -> None:
     kills, drains = "a visitor sends SIGKILL to node-2", "a visitor sends SIGTERM to node-2"
     before = demo.said(kills), demo.said(drains)
@@ -362,80 +250,38 @@ def test_an_order_that_is_repeated_is_carried_out_once(demo: Demo) -> None:
     assert demo.said(kills) == before[0] + 1
 
 
-# --- the supervisor ----------------------------------------------------------------------------
+# --- the page in a browser ----------------------------------------------------------------------
+
+COUNTS = "['lost', 'duplicated', 'out-of-order'].map((id) => document.getElementById(id).innerText)"
+TICKS = "Number(document.getElementById('now').textContent.replace(',', ''))"
+CONNECTED = "document.getElementById('pill').dataset.state === 'open'"
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)]
-)
-def test_nothing_outlives_the_supervisor(
-    tmp_path: Path, number: signal.Signals, status: int
-) -> None:
-    demo = start_demo(tmp_path)
-    marker = f"DEMO_TEST={tmp_path}"
+@pytest.fixture
+async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
     try:
-        assert len(processes_of(marker)) == 4  # itself, two nodes and the clock
-        demo.process.signal(number)
-        assert demo.process.wait(20) == status
-        eventually_sync(lambda: not processes_of(marker), 10.0, "all processes ended")
-    finally:
-        demo.process.kill()
+        browser = Browser(tmp_path, width=390, height=844)
+    except BrowserUnavailable as error:
+        missing(error)
+    async with browser:
+        yield browser
 
 
-@pytest.mark.parametrize("taken", [0, 1])
-def test_port_in_use_is_one_clear_line(tmp_path: Path, taken: int) -> None:
-    port = free_port()
-    with socket.create_server(("127.0.0.1", port + taken)):
-        done = manage("demo", f"--port={port}", f"--directory={tmp_path / 'state'}")
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.splitlines() == [
-        f"CommandError: port {port + taken} is in use: the demo needs {port} and {port + 1};"
-        " choose another with --port"
-    ]
-    assert not (tmp_path / "state").exists()
-
-
-@pytest.mark.parametrize(
-    ("host", "ports", "message"),
-    [
-        ("127.0.0.1", [65_535, 65_536], "65536 is no port number"),
-        ("127.0.0.1", [0, 1], "0 is no port number"),
-        ("no such host", [20_000], "'no such host' is no address of this machine"),
-        ("192.0.2.1", [20_000], "cannot listen on 192.0.2.1:20000"),
-    ],
-)
-def test_address_that_cannot_be_had_is_named(host: str, ports: list[int], message: str) -> None:
-    with pytest.raises(DemoError, match=re.escape(message)):
-        check_ports(host, ports)
-
-
-async def test_node_that_does_not_start_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
-    ports = [free_port(), free_port()]
-    site = Supervisor(tmp_path, ports, application="project.asgi:missing", clock=False)
-    with pytest.raises(DemoError, match=r"node-\d does not start: .*missing"):
-        async with site:
-            pass
-    assert not any(process.running for process in site.processes)
-
-
-def test_process_that_dies_often_rests_before_its_next_start(tmp_path: Path) -> None:
-    process = Supervised("node", ["true"], {}, tmp_path / "log", None)
-    assert [process.died() for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 5.0]
-
-
-async def test_process_that_is_killed_is_back_within_a_second(tmp_path: Path) -> None:
-    lines: list[str] = []
-    env = {"DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3"}
-    site = Supervisor(tmp_path, [free_port()], clock=False, env=env, say=lines.append)
-    async with site:
-        node = site.node("node-1")
-        before = node.pid
-        killed_at = time.monotonic()
-        node.send(signal.SIGKILL)
-        await eventually(lambda: node.pid != before, 1.0)
-        assert time.monotonic() - killed_at < 1.0
-        await site.ready(node, after=1)
-    assert lines == ["node-1 was ended by SIGKILL; starting it again"]
-    assert not node.running
+async def test_page_shows_that_nothing_is_lost_when_its_node_is_killed(
+    demo: Demo, browser: Browser
+) -> None:
+    await eventually(lambda: asyncio.to_thread(both_answer, demo), 20.0)
+    await browser.open(f"http://127.0.0.1:{demo.port}/")
+    await browser.until(f"{CONNECTED} && {TICKS} > 5")
+    assert browser.complaints == []  # what the policy refuses would be among them
+    for action in ("drain", "cut", "kill"):
+        before = await browser.evaluate("Number(document.getElementById('resumes').innerText)")
+        await eventually(lambda: asyncio.to_thread(both_answer, demo), 20.0)
+        await browser.evaluate(f"document.getElementById('{action}').click()")
+        await browser.evaluate("document.getElementById('burst').click()")
+        await browser.until(f"document.getElementById('resumes').innerText === '{before + 1}'")
+    ticks = await browser.evaluate(TICKS)
+    await browser.until(f"{CONNECTED} && {TICKS} > {ticks + 5}")
+    await browser.until("document.querySelectorAll('.mark.answered').length === 30")
+    assert await browser.evaluate(COUNTS) == ["0", "0", "0"]
+    assert await browser.evaluate("document.documentElement.scrollWidth") <= 390  # no sideways

@@ -161,7 +161,9 @@ class ClientSession:
                 for name, track in self.streams.items()
                 if track.position.epoch
             }
-            hello.pending_from = next(iter(self.pending.items), None) if self._joined else None
+            if self._joined:
+                # With nothing waiting too: the old connection may still work.
+                hello.pending_from = next(iter(self.pending.items), self.pending.next_seq)
         return frames.encode(hello)
 
     def welcomed(self, link: Link, welcome: Welcome) -> list[Event]:

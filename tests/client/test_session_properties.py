@@ -187,7 +187,7 @@ happenings = st.tuples(
 )
 
 
-@settings(max_examples=6000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(happenings, min_size=30, max_size=100))
 def test_every_message_arrives_once_and_in_order(
     story: list[tuple[object, int, int]],

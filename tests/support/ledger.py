@@ -35,13 +35,17 @@ class LedgerBook:
         (self.directory / "stop").touch()
 
     async def complete(self, robot: Robot, within: float = 30.0) -> None:
-        """Until a client that has nothing left to send has all that was accepted for it."""
+        """Until a client that has nothing left to send has all that was accepted for it; to be
+        called after ``stop_ticking``."""
         await robot.settled(within)
 
-        def missing() -> set[str]:
-            return set(self.accepted(robot.session_id)) - ticks(robot)
+        def all_arrived() -> bool:
+            session = robot.session_id
+            return bool(self.lines(session, "stopped")) and not (
+                set(self.accepted(session)) - ticks(robot)
+            )
 
-        await eventually(lambda: not missing(), within, f"all ticks arrived: {robot.complaints}")
+        await eventually(all_arrived, within, f"all ticks arrived: {robot.complaints}")
 
     def verify(self, robot: Robot, *, starts: int = 1) -> None:
         """Nothing lost, duplicated or out of order, in either direction; no handler was started

@@ -91,9 +91,9 @@ async def test_window_is_counted_in_bytes_too_and_one_large_message_may_always_g
 
 
 async def test_client_that_stops_reading_costs_bounded_memory_and_delays_nobody(
-    make_site: MakeSite, server: str
+    make_site: MakeSite,
 ) -> None:
-    site = make_site(server=server, settings=NO_HEARTBEAT)
+    site = make_site(settings=NO_HEARTBEAT)
     async with Raw(site.ws("/echo/"), max_queue=1) as stuck, Raw(site.ws("/echo/")) as other:
         await stuck.hello()
         await other.hello()

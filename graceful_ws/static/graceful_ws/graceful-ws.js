@@ -168,7 +168,7 @@ export class GracefulSocket extends EventTarget {
       hello.last_seq_id = this.#own.seq;
       hello.positions = {};
       for (const [name, at] of this.#streams) if (at.epoch) hello.positions[name] = [at.epoch, at.seq];
-      if (this.#joined && this.#pending.size) [hello.pending_from] = this.#pending.keys();
+      if (this.#joined) [hello.pending_from = this.#nextSeq] = this.#pending.keys();
     }
     link.ws.send(JSON.stringify(hello));
     link.heardAt = this.#o.now();

@@ -1,0 +1,92 @@
+"""The demo's supervisor: what it starts again, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from project.demo.supervisor import DemoError, Supervised, Supervisor, check_ports
+from tests.support.demo import manage, processes_of, start_demo
+from tests.support.processes import free_port
+from tests.support.waiting import eventually, eventually_sync
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)]
+)
+def test_nothing_outlives_the_supervisor(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    demo = start_demo(tmp_path)
+    marker = f"DEMO_TEST={tmp_path}"
+    try:
+        assert len(processes_of(marker)) == 4  # itself, two nodes and the clock
+        demo.process.signal(number)
+        assert demo.process.wait(20) == status
+        eventually_sync(lambda: not processes_of(marker), 10.0, "all processes ended")
+    finally:
+        demo.process.kill()
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_port_in_use_is_one_clear_line(tmp_path: Path, taken: int) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port + taken)):
+        done = manage("demo", f"--port={port}", f"--directory={tmp_path / 'state'}")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"CommandError: port {port + taken} is in use: the demo needs {port} and {port + 1};"
+        " choose another with --port"
+    ]
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "ports", "message"),
+    [
+        ("127.0.0.1", [65_535, 65_536], "65536 is no port number"),
+        ("127.0.0.1", [0, 1], "0 is no port number"),
+        ("no such host", [20_000], "'no such host' is no address of this machine"),
+        ("192.0.2.1", [20_000], "cannot listen on 192.0.2.1:20000"),
+    ],
+)
+def test_address_that_cannot_be_had_is_named(host: str, ports: list[int], message: str) -> None:
+    with pytest.raises(DemoError, match=re.escape(message)):
+        check_ports(host, ports)
+
+
+async def test_node_that_does_not_start_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+    site = Supervisor(tmp_path, ports, application="project.asgi:missing", clock=False)
+    with pytest.raises(DemoError, match=r"node-\d does not start: .*missing"):
+        async with site:
+            pass
+    assert not any(process.running for process in site.processes)
+
+
+def test_process_that_dies_often_rests_before_its_next_start(tmp_path: Path) -> None:
+    process = Supervised("node", ["true"], {}, tmp_path / "log", None)
+    assert [process.died() for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 5.0]
+
+
+async def test_process_that_is_killed_is_back_within_a_second(tmp_path: Path) -> None:
+    lines: list[str] = []
+    env = {"DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3"}
+    site = Supervisor(tmp_path, [free_port()], clock=False, env=env, say=lines.append)
+    async with site:
+        node = site.node("node-1")
+        before = node.pid
+        killed_at = time.monotonic()
+        node.send(signal.SIGKILL)
+        await eventually(lambda: node.pid != before, 1.0)
+        assert time.monotonic() - killed_at < 1.0
+        await site.ready(node, after=1)
+    assert lines == ["node-1 was ended by SIGKILL; starting it again"]
+    assert not node.running
