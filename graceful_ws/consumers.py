@@ -22,6 +22,7 @@ from graceful_ws.core.frames import (
     decode_plain,
     encode_data,
 )
+from graceful_ws.node.ending import end
 from graceful_ws.node.layer import LayerPump
 from graceful_ws.node.limits import ConnectionLimits, limits_of
 from graceful_ws.node.live import LiveConnection
@@ -151,11 +152,13 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
 
     async def accept(self, subprotocol: str | None = None, headers: Any = None) -> None:
         live = self._live
+        live.check_lives()
         if subprotocol is None and not live.plain:
             subprotocol = SUBPROTOCOL
         elif subprotocol != SUBPROTOCOL:
             live.make_plain()
         await super().accept(subprotocol, headers)
+        live.check_lives()  # it may have gone while the handshake was answered
         self._accepted = True
         live.opened()
 
@@ -201,7 +204,7 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
             code = await self.live.reader.run()
         finally:
             # As a task of the node: a server may cancel this one while a handler still runs.
-            await asyncio.shield(node.spawn(self.live.end(code)))
+            await asyncio.shield(node.spawn(end(self.live, code)))
 
     async def _connect(self) -> None:
         self._connected = True
@@ -212,6 +215,8 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
             await self.accept()
         except DenyConnection:
             await self.close()
+        except Fenced:
+            raise  # the connection ended meanwhile
         except Exception:
             if self._accepted:
                 raise

@@ -106,7 +106,7 @@ class Connector:
             await asyncio.wait(self._retired)
         self._retired.clear()
         if socket is not None and self.socket is socket:
-            self._ended(socket, socket.task.result(), final=self.end is not None)
+            self._ended(socket, socket.ended, final=self.end is not None)
         self.set_state("disconnected" if self.end is None else "closed")
 
     async def _stop_moving(self) -> None:
@@ -181,7 +181,7 @@ class Connector:
                 migration, self._migration = self._migration, None
                 await migration.settle()  # its hello may be on its way
             if self.socket is socket:
-                return socket, socket.task.result()
+                return socket, socket.ended
 
     def dial(self) -> Socket:
         """A new socket for the session, to the endpoint whose turn it is."""
@@ -198,9 +198,9 @@ class Connector:
         self._forget(socket, ended)
         self._hear(Disconnected(ended.code, ended.reason, final))
 
-    def candidate_ended(self, socket: Socket, ended: Ended) -> None:
+    def candidate_ended(self, socket: Socket) -> None:
         """A successor was not welcomed; the current socket stays."""
-        self._forget(socket, ended)
+        self._forget(socket, socket.ended)
 
     def _forget(self, socket: Socket, ended: Ended) -> None:
         if ended.opened:

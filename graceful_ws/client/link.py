@@ -64,7 +64,7 @@ class Link:
     def hello(self) -> str:
         self.said_hello = True
         self.had_token = self.session.token is not None
-        text = self.session.hello()
+        text = self.session.hello(self)
         self.attempt = self.session.attempt
         return text
 
@@ -230,8 +230,13 @@ class Link:
 
     def _take_acks(self) -> tuple[int | None, dict[str, int]]:
         """What the application has and the server does not know yet. A server knows only what it
-        sent on this link: what came on the one before is acknowledged when its copy comes."""
+        sent on this link: what came on the one before is acknowledged when its copy comes. While
+        another hello is on its way nothing is acknowledged: that one asks for what came since, and
+        what is acknowledged may be deleted."""
         session = self.session
+        if session.unanswered:
+            self._ack_due = None
+            return None, {}
         own: int | None = None
         streams: dict[str, int] = {}
         for name, seen in self._seen.items():

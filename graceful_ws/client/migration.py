@@ -81,10 +81,8 @@ class Migration:
             await candidate.settled.wait()
         finally:
             self._candidate = None
-            if candidate.welcomed_at is None:
-                candidate.task.cancel()
-                await asyncio.wait([candidate.task])
-        if candidate.welcomed_at is not None:
-            return True
-        connector.candidate_ended(candidate, candidate.task.result())
-        return False
+            if not candidate.settled.is_set():
+                await candidate.give_up()
+            elif candidate.welcomed_at is None:
+                connector.candidate_ended(candidate)
+        return candidate.welcomed_at is not None

@@ -50,6 +50,7 @@ class ClientSession:
         self.node: str | None = None
         self.rtt: float | None = None  # seconds, as the server measured it last
         self.link: Link | None = None  # the current one
+        self.unanswered: set[Link] = set()  # said hello, and are neither welcomed nor closed
         self.message_bytes = MESSAGE_BYTES
         self.pending = Pending()
         self.holding = False  # nothing new is sent: a successor is about to be dialled
@@ -149,8 +150,9 @@ class ClientSession:
         """A link for a new socket."""
         return Link(self)
 
-    def hello(self) -> str:
-        """The first frame of a link. Each one outdates those before it."""
+    def hello(self, link: Link) -> str:
+        """The first frame of ``link``. Each one outdates those before it."""
+        self.unanswered.add(link)
         self.attempt += 1
         hello = frames.Hello(frames.VERSION, self.instance, self.attempt)
         if self.token is not None:
@@ -170,6 +172,7 @@ class ClientSession:
         """``link`` is the current one from here on; any other is ignored."""
         had_session = self._joined or link.had_token
         self.link = link
+        self.unanswered.discard(link)
         self.last_welcomed = link.attempt
         self.holding = False
         self.hold_until = None
@@ -257,6 +260,7 @@ class ClientSession:
     def ended(self, link: Link, code: int) -> list[Event]:
         """``link`` is closed. Returns what became of messages by it."""
         current = link is self.link
+        self.unanswered.discard(link)
         if current:
             self.link = None
         if not current and link.welcomed:

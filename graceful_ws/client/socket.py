@@ -72,6 +72,13 @@ class Socket:
 
     # --- what the client asks -----------------------------------------------------------------
 
+    @property
+    def ended(self) -> Ended:
+        """How it ended; ``task`` is done."""
+        if self.task.cancelled():  # before its first step
+            return Ended(*(self._own_close or (ABNORMAL, "given up")))
+        return self.task.result()
+
     def wake(self) -> None:
         """There may be something to send."""
         self._wanted.set()
@@ -87,6 +94,13 @@ class Socket:
             return
         self.resume_reading()
         self._closing = asyncio.create_task(self._close(self._ws, int(code), reason, within))
+
+    async def give_up(self) -> None:
+        """Ends it at once, before its welcome."""
+        self._own_close = self._own_close or (ABNORMAL, "given up")
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        self.link.closed(ABNORMAL, self._loop.time())
 
     def abort(self) -> None:
         """Cuts the TCP connection, without a close frame."""
@@ -136,7 +150,9 @@ class Socket:
             code, reason = self._code(error)
         except asyncio.CancelledError:
             ws.transport.abort()
-            raise
+            if self._own_close is None:
+                raise
+            code, reason = self._own_close
         finally:
             sender.cancel()
             await asyncio.wait([task for task in (sender, self._closing) if task is not None])

@@ -13,8 +13,8 @@ from graceful_ws.store.attach import Attach, Attached, OtherIdentity, StaleAttem
 from graceful_ws.store.base import JournalUnavailable
 from graceful_ws.store.entries import Detach, Note
 
-from .journal import Overloaded
 from .own import OwnSequence
+from .waiting import Overloaded
 
 if TYPE_CHECKING:
     from .live import LiveConnection
@@ -133,23 +133,24 @@ def _welcome_frame(live: LiveConnection, attached: Attached) -> frames.Welcome:
     )
 
 
-def detach(live: LiveConnection, code: int) -> asyncio.Future[bool] | None:
+def detach(live: LiveConnection, code: int) -> tuple[Detach, asyncio.Future[bool]] | None:
     attached = live.attached
     if attached is None:
         return None
     ours = live.machine.close_code
     cause = live.end_cause or CAUSES.get(ours or code, "lost")
+    over = live.end_cause is not None or live.ended_elsewhere
     entry = Detach(
         attached.session,
         attached.generation,
         acked_seq=live.acked_seq,
-        end=live.end_cause is not None or live.plain or not live.consumer.resumable,
+        end=over or live.plain or not live.consumer.resumable,
         close_code=ours or code,
         close_reason=cut_reason(live.machine.close_reason),
         cause=cause,
     )
     logger.info("closed %s (%s)", ours or code, cause, extra=live.extra())
-    return live.node.journal.submit(entry)
+    return entry, live.node.journal.submit(entry)
 
 
 def note(live: LiveConnection, now: float) -> None:

@@ -42,6 +42,7 @@ class Phase(StrEnum):
     SETTLING = "settling"
     CLOSING = "closing"
     DRAINED = "drained"
+    UNDONE = "undone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +104,17 @@ class Drain:
         node, options = self.node, self.options
         logger.warning("node %s drains %d connections (%s)", node.name, self.total, options.reason)
         await self._report(nodes.NodeState.DRAINING)
-        await self._wait(lambda: False, self._started + options.observe)
+        await self._wait(lambda: False, lambda: self._closing_at - options.window)
         sharing = await self._sharing()
         self._enter(Phase.NOTIFYING)
         spread = self._notify(max(1e-3, options.rate / sharing))
-        await self._wait(lambda: not node.connections, max(self._closing_at, spread))
+        await self._wait(lambda: not node.connections, lambda: max(self._closing_at, spread))
         self._enter(Phase.SETTLING)
         for live in list(node.connections):
             live.inbox.stop_taking()
         await self._wait(
             lambda: not any(live.inbox.busy for live in node.connections),
-            self._deadline - RESERVE,
+            lambda: self._deadline - RESERVE,
         )
         await self._flush()
         await self._close()
@@ -129,20 +130,32 @@ class Drain:
 
     async def undo(self) -> None:
         """Accepts connections again. What was closed stays closed."""
+        self.phase = Phase.UNDONE
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
-        self.node.drain = None
+        if self.node.drain is self:
+            self.node.drain = None
+        for live in list(self.node.connections):
+            if not live.inbox.taking:  # it was told to go already, and handles nothing any more
+                live.close(CloseCode.SERVICE_RESTART, self.options.reason)
         with contextlib.suppress(Exception):
             await self.node.readers.run(
                 lambda: nodes.report(self.node.id, "up", requested_state="", drain_progress="")
             )
 
+    def make_final(self) -> None:
+        """The process is about to stop, and its platform waits no longer than for its own drain."""
+        self.final = True
+        limits = DrainOptions.from_settings()
+        self._closing_at = min(self._closing_at, self._now() + limits.observe + limits.window)
+        self._deadline = min(self._deadline, self._now() + limits.deadline)
+
     def joined(self, live: LiveConnection) -> None:
         """A connection that was accepted while the load balancer still looked this way."""
         if self.phase is Phase.NOTIFYING:
             self._tell(live, random.uniform(0, max(0.0, self._closing_at - self._now())))
-        elif self.phase is not Phase.OBSERVING:
+        elif self.phase in (Phase.SETTLING, Phase.CLOSING):
             live.close(CloseCode.SERVICE_RESTART, self.options.reason)  # its handshake came late
 
     def _enter(self, phase: Phase) -> None:
@@ -187,29 +200,35 @@ class Drain:
         for live in list(self.node.connections):
             live.close(CloseCode.SERVICE_RESTART, self.options.reason)
         await self._wait(
-            lambda: not self.node.connections, self._deadline, even_hurried_for=RESERVE
+            lambda: not self.node.connections, lambda: self._deadline, even_hurried_for=RESERVE
         )
         rest = list(self.node.connections)
         self.left = [str(live.attached.uuid) if live.attached else "(no hello)" for live in rest]
         for live in rest:
             live.inbox.cancel()
             live.drop()
-        await self._wait(lambda: not self.node.connections, self._now() + 1.0)
+        dropped_at = self._now()
+        await self._wait(lambda: not self.node.connections, lambda: dropped_at + 1.0)
 
     async def _wait(
-        self, done: Callable[[], bool], until: float, *, even_hurried_for: float = 0.0
+        self,
+        done: Callable[[], bool],
+        until: Callable[[], float],
+        *,
+        even_hurried_for: float = 0.0,
     ) -> None:
-        """Returns when ``done``, at ``until``, or soon after a second signal."""
+        """Returns when ``done``, at ``until`` (the drain may become final, and shorter, meanwhile),
+        or soon after a second signal."""
         hurried_until: float | None = None
         while not done():
             now = self._now()
             if self._hurried and hurried_until is None:
                 hurried_until = now + even_hurried_for
-            if now >= until or (hurried_until is not None and now >= hurried_until):
+            if now >= until() or (hurried_until is not None and now >= hurried_until):
                 return
             if now - self._reported >= 1.0:
                 self.node.spawn(self._report())
-            await asyncio.sleep(min(POLL, max(0.0, until - now)))
+            await asyncio.sleep(min(POLL, max(0.0, until() - now)))
 
     def _now(self) -> float:
         return self.node.loop.time()
@@ -266,7 +285,10 @@ async def drain_process() -> None:
         if node.loop is not loop:
             continue
         drain = node.start_drain(DrainOptions.from_settings())
-        drain.final = True
+        if drain.phase is Phase.UNDONE:  # an operator takes it back at this very moment
+            node.drain = None
+            drain = node.start_drain(DrainOptions.from_settings())
+        drain.make_final()
         assert drain.task is not None
         await asyncio.wait([drain.task])
         with contextlib.suppress(Exception):

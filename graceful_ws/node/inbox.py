@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from channels.exceptions import StopConsumer
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import OperationalError
 
 from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.core.frames import Nack, encode, encode_data
 from graceful_ws.core.window import Arrival, Intake
 from graceful_ws.store.base import JournalUnavailable, is_locked
-from graceful_ws.store.entries import Complete, CountTry, Fenced
+from graceful_ws.store.entries import Complete, CountTry, Fenced, Later
 
-from .threads import Busy
+from .threads import OUTAGES, Busy
 from .transaction import CommitUnknown, receive_in_transaction
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ class Inbox:
         """True while a handler runs or waits to."""
         return self._task is not None
 
+    @property
+    def taking(self) -> bool:
+        return self._open
+
     def stop_taking(self) -> None:
         """Nothing more is handled but what runs; clients send the rest again."""
         self._open = False
@@ -110,6 +114,13 @@ class Inbox:
     def _wake(self) -> None:
         if self._task is None:
             self._task = self._live.node.spawn(self._run())
+            self._task.add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        # Not in a finally of the task: one that is cancelled before it began has none.
+        self._task = None
+        if self._items:
+            self._wake()
 
     async def _run(self) -> None:
         try:
@@ -131,12 +142,11 @@ class Inbox:
             logger.exception("the inbox failed", extra=self._live.extra())
             self.stop_taking()
             self._live.close(CloseCode.INTERNAL_ERROR, "cannot go on")
-        finally:
-            self._task = None
 
     async def _call(self, call: Call) -> None:
         try:
-            await call()
+            async with asyncio.timeout(self._live.limits.handler_timeout):
+                await call()
         except (Fenced, StopConsumer):
             raise
         except Exception as error:
@@ -166,10 +176,7 @@ class Inbox:
             self._ask_again(seq, str(error))
         except CommitUnknown:
             await self._settle_unknown(seq)
-        except Exception as error:
-            if transaction and isinstance(error, OperationalError | InterfaceError):
-                self._ask_again(seq, "the database is away or locked")
-                return
+        except Exception:
             if limit.expired():
                 logger.warning("handler of message %d timed out", seq, extra=live.extra())
                 await self._nack(seq, "timeout", f"not done in {live.limits.handler_timeout:g} s")
@@ -250,7 +257,7 @@ class Inbox:
             try:
                 found = await live.node.standing(live.session_pk, seq)
                 break
-            except DatabaseError:
+            except (*OUTAGES, Later):
                 await asyncio.sleep(LOOK_AGAIN)
         if found is None or found[0].generation != live.generation:
             raise Fenced

@@ -12,13 +12,12 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from graceful_ws.conf import settings
 from graceful_ws.core.breaker import Breaker, BreakerState
 from graceful_ws.core.retry import DATABASE_RETRIES
-from graceful_ws.store.attach import Attach, attach
+from graceful_ws.store.attach import Attach, attach_all
 from graceful_ws.store.base import (
     JournalUnavailable,
     forget_connection,
@@ -30,35 +29,15 @@ from graceful_ws.store.entries import Append, Entry, Later
 from graceful_ws.store.rounds import commit_all
 
 from .threads import Threads
+from .waiting import Item, Overloaded, Waiting, tell
 
 logger = logging.getLogger("graceful_ws.journal")
 
 SLOW_NOT_FAILED = 30.0  # seconds for which "database is locked" is only slow
 LOCKED_ELSEWHERE = 0.01  # seconds before a row that somebody else holds is asked for again
+STUCK = 15.0  # seconds after which a round under way counts as an outage
+STOP_TIMEOUT = 1.0  # seconds for the round under way when the node stops
 PROBE_INTERVAL = 1.0  # seconds between tries while the database is away
-
-
-class Overloaded(Exception):
-    """Too many hellos wait for the writer; come back later."""
-
-
-@dataclass(slots=True, eq=False)
-class Item:
-    """An entry on its way. ``committed`` runs on the event loop, in order, when it is kept."""
-
-    entry: Entry
-    future: asyncio.Future[Any]
-    committed: Callable[[Any], None] | None
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A hello on its way; ``wanted`` is asked once more just before the database is."""
-
-    entry: Attach
-    future: asyncio.Future[Any]
-    wanted: Callable[[], bool]
-    since: float
 
 
 class Journal:
@@ -81,6 +60,8 @@ class Journal:
         self._idle.set()
         self._failing_since: float | None = None
         self._failures = 0
+        self._stuck = False
+        self._closed = False
 
     # --- what connections call ---------------------------------------------------------------
 
@@ -89,6 +70,8 @@ class Journal:
     ) -> asyncio.Future[Any]:
         """Queues an entry and returns the future of its outcome. Without waiting for space: for
         what must be written whatever happens (completions, detaches)."""
+        if self._closed:
+            raise JournalUnavailable("the node has stopped")
         item = Item(entry, asyncio.get_running_loop().create_future(), committed)
         if isinstance(entry, Append) and self._is_open():
             item.future.set_exception(JournalUnavailable("the database does not answer"))
@@ -113,6 +96,8 @@ class Journal:
     async def attach(self, entry: Attach, wanted: Callable[[], bool]) -> Any:
         """Queues a hello; returns Attached. Raises OtherIdentity, StaleAttempt, JournalUnavailable
         after ``attach_timeout`` seconds, or Overloaded."""
+        if self._closed:
+            raise JournalUnavailable("the node has stopped")
         if len(self._waiting) >= settings.attach_queue:
             raise Overloaded
         loop = asyncio.get_running_loop()
@@ -141,6 +126,25 @@ class Journal:
 
     async def run(self) -> None:
         """Until cancelled: takes all that waits, commits it, tells everybody, again."""
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        """Nobody writes any more: nobody may wait for it."""
+        self._closed = True
+        for item in [*self._taken, *self._items, *self._waiting]:
+            if not item.future.done():
+                item.future.cancel()
+        self._taken = []
+        self._items.clear()
+        self._waiting.clear()
+        self._idle.set()
+        self._space.set()
+
+    async def _run(self) -> None:
         while True:
             await self._wait_for_work()
             self._wake.clear()
@@ -219,7 +223,7 @@ class Journal:
                     item.future.set_exception(outcome)
             else:
                 self.written += 1
-                _tell(item, outcome)
+                tell(item, outcome)
                 if not item.future.done():
                     item.future.set_result(outcome)
         self._items.extendleft(reversed(again))
@@ -230,7 +234,7 @@ class Journal:
         return LOCKED_ELSEWHERE if later and len(again) == len(items) else 0.0
 
     async def _attach_round(self, waiting: Sequence[Waiting]) -> float:
-        outcomes = await self._outcomes(_attach_all, [item.entry for item in waiting])
+        outcomes = await self._outcomes(attach_all, [item.entry for item in waiting])
         outage: BaseException | None = None
         again: list[Waiting] = []
         for item, outcome in zip(waiting, outcomes, strict=True):
@@ -253,11 +257,25 @@ class Journal:
     async def _outcomes(
         self, function: Callable[[Any], list[Any]], entries: Sequence[Any]
     ) -> list[Any]:
-        return await self.threads.run(function, entries)
+        """Runs a round. One that the database neither finishes nor refuses for ``STUCK`` seconds
+        counts as an outage while it lasts: messages are refused, no handler starts."""
+        work = asyncio.ensure_future(self.threads.run(function, entries))
+        await asyncio.wait([work], timeout=STUCK)
+        if not work.done():
+            logger.warning("the database has not answered for %.0f s", STUCK)
+            self._stuck = True
+            self._healthy.clear()
+            self._fail_fast()
+        try:
+            return await work
+        finally:
+            self._stuck = False
 
     # --- health ------------------------------------------------------------------------------
 
     def _is_open(self) -> bool:
+        if self._stuck:
+            return True
         now = asyncio.get_running_loop().time()
         return self.breaker.state(now) is not BreakerState.CLOSED
 
@@ -307,36 +325,9 @@ class Journal:
             if not item.future.done():
                 item.future.set_exception(error)
         self._taken = []
+        self._wake.set()
 
     async def stop(self) -> None:
         """Ends the writer's thread; what still waits is not written."""
-        for item in [*self._taken, *self._items, *self._waiting]:
-            if not item.future.done():
-                item.future.cancel()
-        self._taken.clear()
-        self._items.clear()
-        self._waiting.clear()
-        await self.threads.stop()
-
-
-def _tell(item: Item, outcome: Any) -> None:
-    if item.committed is None:
-        return
-    try:
-        item.committed(outcome)
-    except Exception:  # a defect; what committed with it must still be told
-        logger.exception("the callback of a committed entry failed")
-
-
-def _attach_all(entries: Sequence[Attach]) -> list[Any]:
-    """``attach``; when one hello's data is refused, each for itself."""
-    try:
-        return attach(entries)
-    except Exception as error:
-        if is_outage(error):
-            return [error] * len(entries)
-        for entry in entries:
-            entry.rolled_back()
-        if len(entries) == 1:
-            return [error]
-        return [outcome for entry in entries for outcome in _attach_all([entry])]
+        self._close()
+        await self.threads.stop(STOP_TIMEOUT)

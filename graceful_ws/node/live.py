@@ -32,7 +32,6 @@ from graceful_ws.core.transitions import (
     SendClose,
     SendPing,
     State,
-    TransportClosed,
 )
 from graceful_ws.servers import dropper
 from graceful_ws.store.attach import Attach, Attached
@@ -40,7 +39,7 @@ from graceful_ws.store.entries import Append, Fenced, TakePending
 from graceful_ws.store.nodes import Ending
 
 from .application import Application
-from .attaching import attach, detach, forget
+from .attaching import attach, forget
 from .inbox import Inbox, decode_outcome
 from .outbox import Feed, Outbox
 from .reader import Reader
@@ -82,9 +81,12 @@ class LiveConnection:
         self.reader = Reader(self, receive)
         self._send = send
         self._loop = asyncio.get_running_loop()
-        self._attaching: asyncio.Task[None] | None = None
-        self._ready: asyncio.Future[Attached] = self._loop.create_future()
+        self.attaching: asyncio.Task[None] | None = None
+        self.ready_future: asyncio.Future[Attached] = self._loop.create_future()
         self.instance = ""
+        self.over = False  # the end has begun
+        self._taking: asyncio.Future[Any] | None = None
+        self.ended_elsewhere = False
         self.end_cause: str | None = None  # set: the session ends with the connection
         self.noted_at = -math.inf
         self.noted: tuple[Any, ...] = ()
@@ -126,20 +128,25 @@ class LiveConnection:
 
     # --- opening ------------------------------------------------------------------------------
 
+    def check_lives(self) -> None:
+        """Raises Fenced when the connection is over, so that nothing is begun for it."""
+        if self.over:
+            raise Fenced("the connection has ended")
+
     def opened(self) -> None:
         """The WebSocket was accepted."""
         self.perform(self.machine.handle(OPENED, self._loop.time()))
         self.node.add(self)
         if self.plain:
-            self._attaching = self.node.spawn(attach(self, None))
+            self.attaching = self.node.spawn(attach(self, None))
 
     def hello(self, hello: frames.Hello) -> None:
         self.instance = hello.instance
-        self._attaching = self.node.spawn(attach(self, hello))
+        self.attaching = self.node.spawn(attach(self, hello))
 
     @property
     def hello_due(self) -> bool:
-        return self._attaching is None
+        return self.attaching is None
 
     @property
     def welcomed(self) -> bool:
@@ -149,11 +156,11 @@ class LiveConnection:
         """Welcomed: what waited for the session goes on."""
         self.feed = feed
         self.event(WELCOMED)
-        self._ready.set_result(attached)
+        self.ready_future.set_result(attached)
 
     async def ready(self) -> Attached:
         """Waits for the attach. Raises Fenced when the connection ends before it."""
-        return await asyncio.shield(self._ready)
+        return await asyncio.shield(self.ready_future)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -194,9 +201,11 @@ class LiveConnection:
 
     def take_pending(self) -> None:
         """Numbers what others left for the session, and sends it."""
+        if self._taking is not None and not self._taking.done():
+            return  # it takes all there is
         entry = TakePending(self.session_pk, self.generation)
-        future = self.node.journal.submit(entry, lambda taken: self.committed(*taken))
-        future.add_done_callback(forget)
+        self._taking = self.node.journal.submit(entry, lambda taken: self.committed(*taken))
+        self._taking.add_done_callback(forget)
 
     def head_moved(self, last_seq: int) -> None:
         """Somebody has seen the session's head; what is not at hand is read."""
@@ -302,17 +311,18 @@ class LiveConnection:
     def fenced(self) -> None:
         """A write was refused: the session is no longer ours. The database knows why."""
         if self.is_open and self.attached is not None:
-            self.node.spawn(self.node.find_out([self]))
+            self.node.spawn(self.node.find_out([self], fenced=True))
 
-    def lost_session(self, ending: Ending | None) -> None:
-        """Closes with what the database says became of the session."""
+    def lost_session(self, ending: Ending | None, *, fenced: bool) -> None:
+        """Closes with what the database says became of the session, if it is no longer ours."""
         if ending is None:
             self.close(CloseCode.SESSION_EXPIRED, "the session is gone")
         elif ending.state == "ended":
+            self.ended_elsewhere = ending.node == self.node.id  # by an operator, not a successor
             self.close(ending.close_code or CloseCode.SESSION_EXPIRED, ending.close_reason)
         elif ending.state == "attached" and ending.generation != self.generation:
             self.superseded(ending.instance)
-        else:
+        elif ending.state != "attached" or fenced:
             self.close(CloseCode.RESYNC, "out of step with the session")
 
     def handler_failed(self, error: Exception) -> None:
@@ -320,31 +330,3 @@ class LiveConnection:
         logger.error("handler failed", exc_info=error, extra=self.extra())
         if self.plain or self.limits.close_on_error or self.attached is None:
             self.close(CloseCode.INTERNAL_ERROR, "handler failed")
-
-    async def _handlers_finished(self) -> None:
-        """What runs may finish, within its time limit; a hook that has none gets the same."""
-        try:
-            async with asyncio.timeout(self.limits.handler_timeout):
-                await self.inbox.finished()
-        except TimeoutError:
-            logger.warning("a handler outlived its connection", extra=self.extra())
-            self.inbox.cancel()
-            await self.inbox.finished()
-
-    async def end(self, code: int) -> None:
-        """The transport is gone. Runs once, as a task of the node."""
-        self.event(TransportClosed(code))
-        self.node.timers.forget(self)
-        self.outbox.close()
-        self.inbox.stop_taking()
-        if self._attaching is not None:
-            await asyncio.wait([self._attaching])
-        if not self._ready.done():
-            self._ready.set_exception(Fenced("the connection ended before its hello"))
-            self._ready.exception()  # nobody may be waiting
-        await self._handlers_finished()
-        await self.consumer.ended(code)
-        detached = detach(self, code)
-        self.node.remove(self)
-        if detached is not None and await detached and self.end_cause is not None:
-            await self.consumer.call_session_ended()

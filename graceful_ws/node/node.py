@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -24,13 +23,16 @@ from .attaching import note
 from .drain import Drain, DrainOptions, adapt_servers
 from .journal import Journal
 from .reaper import Reaper
-from .threads import Threads
+from .threads import OUTAGES, Threads
 from .timers import Timers
 
 if TYPE_CHECKING:
     from .live import LiveConnection
 
 logger = logging.getLogger("graceful_ws.node")
+
+STOP_TIMEOUT = 1.0  # seconds for cancelled tasks to end
+STRAY_AFTER = 10.0  # seconds that a row may say attached without a connection
 
 _nodes: dict[asyncio.AbstractEventLoop, Node] = {}
 
@@ -73,6 +75,7 @@ class Node:
         self._tokens: dict[bytes, LiveConnection] = {}
         self.journal = Journal()
         self.readers = Threads("reader", 2, 4096)
+        self.services = Threads("service", 2, 256)  # beat and rounds wait for no page
         self.handler_threads = Threads("handler", settings.handler_threads, settings.handler_queue)
         self.timers = Timers()
         self.drain: Drain | None = None
@@ -81,7 +84,8 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._service: list[asyncio.Task[Any]] = []
         self._starting: asyncio.Task[None] | None = None
-        self._missing: dict[int, float] = {}  # rows said to be attached here, first seen so
+        self._missing: dict[tuple[int, int], float] = {}  # attached here says the row, since when
+        self._comparing = asyncio.Lock()  # a node that registers anew compares nothing meanwhile
         self._looking: set[LiveConnection] = set()
 
     # --- start and stop -----------------------------------------------------------------------
@@ -133,22 +137,21 @@ class Node:
 
     async def stop(self) -> None:
         """Ends every task, thread and timer of the node. Connections must be closed before."""
-        for task in [*self._service, *self._tasks]:
+        tasks = [*self._service, *self._tasks]
+        for task in tasks:
             task.cancel()
-        for task in [*self._service, *self._tasks]:
-            with contextlib.suppress(BaseException):
-                await task
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_TIMEOUT)  # a handler may swallow the cancel
         self._service = []
         self.timers.stop()
-        await self.journal.stop()
-        await self.readers.stop()
-        await self.handler_threads.stop()
+        pools = (self.readers, self.services, self.handler_threads)
+        await asyncio.gather(self.journal.stop(), *(pool.stop(STOP_TIMEOUT) for pool in pools))
         if _nodes.get(self.loop) is self and self.drain is None:
             del _nodes[self.loop]  # a node that has drained stays, and refuses
 
     def abandon(self) -> None:
         """The loop was closed without a stop, as tests do: end the threads at least."""
-        for threads in (self.journal.threads, self.readers, self.handler_threads):
+        for threads in (self.journal.threads, self.readers, self.services, self.handler_threads):
             threads.end()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -222,7 +225,7 @@ class Node:
         """The session's committed numbers, and the outcome kept for a client's number."""
         return await self.readers.run(standing, session, client_seq)
 
-    async def find_out(self, lost: Iterable[LiveConnection]) -> None:
+    async def find_out(self, lost: Iterable[LiveConnection], *, fenced: bool = False) -> None:
         """Asks the database what became of sessions that are no longer ours, and closes them."""
         asked = {live.session_pk: live for live in lost if live not in self._looking}
         if not asked:
@@ -232,8 +235,8 @@ class Node:
             endings = await self.readers.run(nodes.endings, list(asked))
             for pk, live in asked.items():
                 if live.is_open:
-                    live.lost_session(endings.get(pk))
-        except DatabaseError as error:
+                    live.lost_session(endings.get(pk), fenced=fenced)
+        except OUTAGES as error:
             logger.warning("cannot ask what became of sessions: %s", error)  # the next round does
         finally:
             self._looking.difference_update(asked.values())
@@ -243,8 +246,8 @@ class Node:
     async def _beat(self) -> None:
         while True:
             try:
-                beat = await self.readers.run(nodes.beat, self.id, len(self.connections))
-            except DatabaseError as error:
+                beat = await self.services.run(nodes.beat, self.id, len(self.connections))
+            except OUTAGES as error:
                 logger.warning("beat failed: %s", error)
             else:
                 if not beat.known:
@@ -259,9 +262,16 @@ class Node:
         """The node was declared dead, and lives: a new row, and what is still its own."""
         old = self.id
         logger.warning("node %s was declared dead; it registers anew", self.name)
-        await self._register()
-        owned = [(pk, live.generation) for pk, live in self.sessions.items()]
-        await self.readers.run(nodes.adopt, old, self.id, owned)
+        async with self._comparing:
+            await self._register()
+            while True:
+                owned = [(pk, live.generation) for pk, live in self.sessions.items()]
+                try:
+                    await self.services.run(nodes.adopt, old, self.id, owned)
+                    break
+                except OUTAGES as error:
+                    logger.warning("cannot take sessions back yet: %s", error)
+                    await asyncio.sleep(settings.poll_interval)
         if self.drain is not None:
             await self.drain.report_again()
 
@@ -269,14 +279,15 @@ class Node:
         while True:
             await asyncio.sleep(settings.round_interval)
             try:
-                await self._round()
-            except DatabaseError as error:
+                async with self._comparing:
+                    await self._round()
+            except OUTAGES as error:
                 logger.warning("round failed: %s", error)
 
     async def _round(self) -> None:
         """Compares the registry with the database: this is the truth, all else only hurries."""
         before = dict(self.sessions)
-        rows = await self.readers.run(nodes.attached, self.id)
+        rows = await self.services.run(nodes.attached, self.id)
         now = self.loop.time()
         lost = []
         for pk, live in before.items():
@@ -289,11 +300,11 @@ class Node:
                 live.head_moved(row[1])
                 note(live, now)
         self.spawn(self.find_out(lost))
-        strays = {pk: row[0] for pk, row in rows.items() if pk not in self.sessions}
-        self._missing = {pk: self._missing.get(pk, now) for pk in strays}
-        long = [(pk, strays[pk]) for pk, since in self._missing.items() if now - since >= 10.0]
+        strays = [(pk, row[0]) for pk, row in rows.items() if pk not in self.sessions]
+        self._missing = {stray: self._missing.get(stray, now) for stray in strays}
+        long = [stray for stray, since in self._missing.items() if now - since >= STRAY_AFTER]
         if long:
-            await self.readers.run(nodes.detach_strays, self.id, long)
+            await self.services.run(nodes.detach_strays, self.id, long)
 
     async def _poll(self) -> None:
         """Finds what other processes left for sessions that are attached here."""
@@ -301,8 +312,8 @@ class Node:
             await asyncio.sleep(settings.poll_interval)
             if self.sessions:
                 try:
-                    self.take_pending(await self.readers.run(pending.waiting, self.id))
-                except DatabaseError as error:
+                    self.take_pending(await self.services.run(pending.waiting, self.id))
+                except OUTAGES as error:
                     logger.warning("poll failed: %s", error)
 
     def take_pending(self, sessions: Iterable[int]) -> None:

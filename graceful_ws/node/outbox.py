@@ -86,6 +86,7 @@ class Outbox:
         self._sender: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
+        self._next_size = 0  # of the frame that found no room
         self._open = True
 
     # --- in -----------------------------------------------------------------------------------
@@ -207,7 +208,9 @@ class Outbox:
 
     @property
     def _spilling(self) -> bool:
-        return not self.window.has_room() and any(feed.behind for feed in self.feeds.values())
+        return not self.window.has_room(self._next_size) and any(
+            feed.behind for feed in self.feeds.values()
+        )
 
     def _progressed(self, application: bool) -> None:
         """Pings that leave are no progress of a client that acknowledges nothing: a server without
@@ -224,16 +227,20 @@ class Outbox:
         if self._sender is None:
             self._progressed(False)
             self._sender = self._spawn(self._send_all())
+            self._sender.add_done_callback(self._sent)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        # Not in a finally of the task: one that is cancelled before it began has none.
+        self._sender = None
+        if self._open and (self._queue or self._ack is not None):
+            self._wake()
 
     async def _send_all(self) -> None:
-        try:
-            while self._open and (self._queue or self._ack is not None):
-                text, application = self._take()
-                await self._transmit(text, application)
-                self._progressed(application)
-                self._room.set()
-        finally:
-            self._sender = None
+        while self._open and (self._queue or self._ack is not None):
+            text, application = self._take()
+            await self._transmit(text, application)
+            self._progressed(application)
+            self._room.set()
 
     def _take(self) -> tuple[str | bytes, bool]:
         frames: list[str] = []
@@ -262,6 +269,12 @@ class Outbox:
     def _catch_up(self) -> None:
         if self._reader is None:
             self._reader = self._spawn(self._read_all())
+            self._reader.add_done_callback(self._read)
+
+    def _read(self, task: asyncio.Task[None]) -> None:
+        self._reader = None
+        if self._open and any(feed.behind for feed in self.feeds.values()):
+            self._catch_up()
 
     async def _read_all(self) -> None:
         rows = 64
@@ -271,7 +284,7 @@ class Outbox:
                 if not behind:
                     return
                 for feed in behind:
-                    while self._open and not self.window.has_room():
+                    while self._open and not self.window.has_room(self._next_size):
                         self._room.clear()
                         await self._room.wait()
                     if self._open and self.feeds.get(feed.source.name) is feed:
@@ -279,10 +292,6 @@ class Outbox:
         except Exception as error:
             logger.warning("reading the journal failed: %s", error)
             await asyncio.sleep(READ_AGAIN)
-        finally:
-            self._reader = None
-            if self._open and any(feed.behind for feed in self.feeds.values()):
-                self._catch_up()
 
     async def _read_page(self, feed: Feed, limit: int) -> int:
         """Reads one page and queues what the window lets go. Returns the next page's rows."""
@@ -291,12 +300,15 @@ class Outbox:
         if head - cursor.position > self._replay_rows:
             self.gap(feed, "too_far")
             return limit
-        page = await source.read(cursor.position, limit)
+        self._next_size = 0
+        read = await source.read(cursor.position, limit)
         # From here to the end nothing waits: what is compared stays true. The cursor may have
         # moved while the page was read, by messages that came live.
         if not self._open or self.feeds.get(source.name) is not feed:
             return limit
-        page = [row for row in page if row[0] > cursor.position]
+        page = [row for row in read if row[0] > cursor.position]
+        if read and not page:
+            return limit  # the cursor has passed the whole page; the next may be there yet
         try:
             check_page(cursor.position, head, [seq for seq, _ in page])
         except Hole as hole:
@@ -307,11 +319,13 @@ class Outbox:
             frame = source.frame(seq, data)
             size += len(frame)
             if not self.window.has_room(len(frame)):
+                self._next_size = len(frame)
                 break
             cursor.advance(seq, len(frame))
             self.replayed += 1
             self._queue.append((frame, True))
-        self._wake()
+        if self._queue:
+            self._wake()
         return max(1, min(PAGE_ROWS, PAGE_BYTES * max(1, len(page)) // size))
 
     def close(self) -> None:

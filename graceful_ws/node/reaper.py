@@ -13,11 +13,12 @@ import logging
 import uuid
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError
 from django.utils.module_loading import import_string
 
 from graceful_ws.conf import settings
 from graceful_ws.store import nodes, retention
+
+from .threads import OUTAGES
 
 if TYPE_CHECKING:
     from .node import Node
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("graceful_ws.reaper")
 
 PAUSE = 0.05  # seconds between batches, for those who wait for the database
+LONG_LOOK = 3.0  # beats: looks further apart than this have a hole between them
+COME_BACK = 1.5  # beats that a node declared dead has to come back
 SETTLED = 30.0  # seconds of uninterrupted looks before anything is purged
 
 
@@ -33,25 +36,29 @@ class Reaper:
         self._node = node
         self._seen: dict[uuid.UUID, tuple[int, float]] = {}  # beat, and since when
         self._since: float | None = None  # of uninterrupted looks
+        self._dead: dict[uuid.UUID, float] = {}  # with sessions still attached, since when
+        self._looked = 0.0
         self._purged = 0.0
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(settings.beat_interval)
             try:
-                await self._look(loop.time)
-            except DatabaseError as error:
+                await self._look()
+            except OUTAGES as error:
                 logger.warning("cannot look after other nodes: %s", error)
-                self._seen.clear()
                 self._since = None
 
-    async def _look(self, clock) -> None:  # type: ignore[no-untyped-def]
-        run = self._node.readers.run
+    async def _look(self) -> None:
+        run = self._node.services.run
+        clock = asyncio.get_running_loop().time
         beats = await run(nodes.beats, self._node.id)
         now = clock()
-        if self._since is None:
+        if self._since is None or now - self._looked > LONG_LOOK * settings.beat_interval:
+            # A look that failed, or that hung, saw nothing in between: begin anew.
             self._since = now
+            self._seen.clear()
+        self._looked = now
         self._seen = {
             node: self._seen[node]
             if node in self._seen and self._seen[node][0] == beat
@@ -61,16 +68,25 @@ class Reaper:
         for node, (beat, since) in list(self._seen.items()):
             if now - since >= settings.dead_after and await run(nodes.declare_dead, node, beat):
                 logger.warning("node %s is dead: no beat for %.0f s", node, now - since)
-        while await run(nodes.detach_dead) > 0:
-            pass
+        await self._detach(now)
         if now - self._since >= SETTLED and now - self._purged >= settings.purge_interval:
             self._purged = now
             await self._purge()
 
+    async def _detach(self, now: float) -> None:
+        """A dead node that lives gets a beat's time to come back and keep what is its own."""
+        run = self._node.services.run
+        dead = await run(nodes.dead)
+        self._dead = {node: self._dead.get(node, now) for node in dead}
+        grace = COME_BACK * settings.beat_interval
+        spare = [node for node, since in self._dead.items() if now - since < grace]
+        while await run(nodes.detach_dead, 500, spare) > 0:
+            pass
+
     async def _purge(self) -> None:
-        run = self._node.readers.run
+        run = self._node.services.run
         for public_id, label in await run(retention.expire):
-            await _session_ended(public_id, label)
+            self._node.spawn(_session_ended(public_id, label))
         while await run(retention.purge) >= retention.BATCH:  # noqa: ASYNC110
             await asyncio.sleep(PAUSE)
 
@@ -80,6 +96,7 @@ async def _session_ended(public_id: uuid.UUID, label: str) -> None:
     try:
         consumer = import_string(label)()
         consumer.session_id = str(public_id)
-        await consumer.session_ended()
+        async with asyncio.timeout(settings.handler_timeout):
+            await consumer.session_ended()
     except Exception:
         logger.exception("session_ended of %s failed", label)

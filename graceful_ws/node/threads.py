@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from graceful_ws.conf import settings
 from graceful_ws.store.base import forget_connection, is_outage
@@ -26,6 +26,9 @@ Jobs: TypeAlias = "queue.SimpleQueue[Job | None]"
 
 class Busy(Exception):
     """The queue of the threads is full."""
+
+
+OUTAGES = (DatabaseError, InterfaceError, Busy)  # InterfaceError is no DatabaseError
 
 
 class Threads:
@@ -79,12 +82,15 @@ class Threads:
                     return
                 function, loop, future = job
                 try:
-                    outcome, error = function(), None
+                    # A call that nobody waits for any longer is not begun.
+                    outcome, error = None if future.cancelled() else function(), None
                 except BaseException as raised:
                     outcome, error = None, raised
                     if isinstance(raised, StopIteration):  # a future refuses it
                         error = RuntimeError("a function raised StopIteration")
                         error.__cause__ = raised
+                    if isinstance(raised, DatabaseError | InterfaceError):
+                        _forget_broken()
                     if is_outage(raised):
                         forget_connection()  # the next call opens a new one
                 with self._lock:
@@ -111,6 +117,13 @@ class Threads:
         for _ in threads:
             jobs.put(None)
         return threads
+
+
+def _forget_broken() -> None:
+    """After an error: connections that are broken are closed, of whatever database."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block and not connection.is_usable():
+            connection.close()
 
 
 def _settle(future: asyncio.Future[Any], outcome: Any, error: BaseException | None) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .live import LiveConnection
+
+logger = logging.getLogger("graceful_ws.node")
 
 TICK = 0.05  # seconds: deadlines within it are served together
 PROGRESS = 5.0  # seconds: a connection is looked at this often, for a client that takes nothing
@@ -66,7 +69,10 @@ class Timers:
             if live.deadline != at:
                 continue  # forgotten, or scheduled anew
             live.deadline = None
-            live.deadline_reached(now)
+            try:
+                live.deadline_reached(now)
+            except Exception:  # a defect, and not a reason to stop the others' clocks
+                logger.exception("a deadline could not be served", extra=live.extra())
             if live.machine.state != "disconnected":
                 self.schedule(live)
         if heap and self._handle is None:

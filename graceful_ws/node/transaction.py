@@ -14,10 +14,14 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 
 from graceful_ws.core.frames import encode_data
-from graceful_ws.store.base import forget_connection, is_locked, is_outage, writing
+from graceful_ws.store.base import forget_connection, is_locked, is_lost, writing
 from graceful_ws.store.rounds import claim
 
 _local = threading.local()
+
+
+class HandlerError(Exception):
+    """The handler raised an error of a database that is there; everything was rolled back."""
 
 
 class CommitUnknown(Exception):
@@ -54,11 +58,11 @@ def receive_in_transaction(
                 first = claim(session, generation, client_seq, replies, outcome, keep)
             return first, replies, outcome
     except (OperationalError, InterfaceError) as error:
-        if not is_outage(error):
-            raise
-        forget_connection()
         if is_locked(error):
             raise
+        if not is_lost(error):
+            raise HandlerError from error  # its own: a time limit, another database
+        forget_connection()
         raise CommitUnknown from error
 
 

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from graceful_ws.models import InboundResult, OutboundMessage, Session, Subscription
 
-from .base import alias, execute_many, locked_rows, writing
+from .base import alias, execute_many, is_outage, locked_rows, writing
 from .entries import Later
 
 
@@ -184,6 +184,20 @@ class _Taken:
     generation: int
     resumed: bool = False
     taken_over: bool = False
+
+
+def attach_all(entries: Sequence[Attach]) -> list[Any]:
+    """``attach``; when one hello's data is refused, each for itself."""
+    try:
+        return attach(entries)
+    except Exception as error:
+        if is_outage(error):
+            return [error] * len(entries)
+        for entry in entries:
+            entry.rolled_back()
+        if len(entries) == 1:
+            return [error]
+        return [outcome for entry in entries for outcome in attach_all([entry])]
 
 
 CONDITIONS = 200  # in one query; SQLite's parser refuses a thousand

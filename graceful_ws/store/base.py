@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import InterfaceError, InternalError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from graceful_ws.conf import settings
@@ -76,10 +76,22 @@ def probe() -> None:
 
 def is_outage(error: object) -> bool:
     """True when the database is away or stuck; the entry is not to blame and is tried again."""
+    if isinstance(error, InternalError):
+        # read_only_sql_transaction: the server has become a standby.
+        return getattr(error.__cause__, "sqlstate", None) == "25006"
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     # SQLite's name for a statement that it will never run; elsewhere that is a ProgrammingError.
     return getattr(error.__cause__, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
+
+
+def is_lost(error: BaseException) -> bool:
+    """True when the connection itself broke, so that a commit under way may have happened: SQLSTATE
+    classes 08 and 57P, or no SQLSTATE at all. Not for a statement that was cancelled or refused."""
+    state = getattr(error.__cause__, "sqlstate", None)
+    if state is None:
+        return is_outage(error)
+    return str(state)[:2] == "08" or str(state)[:3] == "57P"
 
 
 def is_locked(error: BaseException) -> bool:

@@ -119,12 +119,16 @@ class Ending:
     close_code: int | None
     close_reason: str
     instance: str
+    node: uuid.UUID | None
 
 
 def endings(sessions: Sequence[int]) -> dict[int, Ending]:
     """What became of sessions (primary keys)."""
     rows = Session.objects.using(alias()).filter(pk__in=sessions)
-    columns = ("pk", "state", "generation", "close_code", "close_reason", "instance")
+    columns = (
+        *("pk", "state", "generation", "close_code", "close_reason", "instance"),
+        "node_id",
+    )
     return {pk: Ending(*values) for pk, *values in rows.values_list(*columns)}
 
 
@@ -163,14 +167,24 @@ def declare_dead(node: uuid.UUID, beat: int) -> bool:
         )
 
 
-def detach_dead(batch: int = 500) -> int:
-    """Detaches sessions of nodes that are dead or stopped; returns how many. Derived from state,
-    so any node finishes what another began. Adds 1 to the generation: the node may yet live."""
+def dead() -> list[uuid.UUID]:
+    """The dead nodes to which sessions are still attached."""
+    rows = Node.objects.using(alias()).filter(
+        state=Node.State.DEAD, sessions__state=Session.State.ATTACHED
+    )
+    return list(rows.order_by().values_list("pk", flat=True).distinct())
+
+
+def detach_dead(batch: int = 500, spare: Sequence[uuid.UUID] = ()) -> int:
+    """Detaches sessions of nodes that are dead or stopped, but for those to ``spare``; returns how
+    many. Derived from state, so any node finishes what another began. Adds 1 to the generation:
+    the node may yet live."""
     with writing() as using:
         sessions = Session.objects.using(using.alias)
         gone = Node.objects.using(using.alias).filter(
             state__in=(Node.State.DEAD, Node.State.STOPPED)
         )
+        gone = gone.exclude(pk__in=spare)
         attached = sessions.filter(state=Session.State.ATTACHED, node__in=gone)
         ids = list(attached.order_by("pk").values_list("pk", flat=True)[:batch])
         if not ids:

@@ -253,13 +253,16 @@ class Numbers:
 def standing(session: int, client_seq: int = 0) -> tuple[Numbers, str | None] | None:
     """A session's numbers and the kept outcome of ``client_seq``; None when it does not exist.
 
-    Reads under the row's lock: PostgreSQL may still be committing what was sent to it.
+    Reads under the row's lock: PostgreSQL may still be committing what was sent to it. Raises
+    Later while somebody else holds the lock.
     """
     with writing() as using:
         rows = Session.objects.using(using.alias).filter(pk=session)
-        locked = locked_rows(rows, skip_locked=False)
+        locked = locked_rows(rows, skip_locked=True)
         values = locked.values_list("pk", "generation", "last_seq", "last_client_seq").first()
         if values is None:
+            if rows.exists():
+                raise Later
             return None
         results = InboundResult.objects.using(using.alias)
         found = results.filter(session_id=session, client_seq=client_seq)

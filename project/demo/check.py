@@ -149,7 +149,7 @@ class Check:
                 async with asyncio.timeout(began + FAULTS_WITHIN - time.monotonic()):
                     await self._hurt()
             except (TimeoutError, DemoError) as error:
-                self._say(f"given up: {error or f'not done after {FAULTS_WITHIN:g} s'}")
+                self._say(f"given up: {str(error) or f'not done after {FAULTS_WITHIN:g} s'}")
             await self._settle(began + LIMIT)
             result = self._count()
             await asyncio.gather(*(visitor.client.close() for visitor in self.visitors))
@@ -176,6 +176,8 @@ class Check:
         """What is on its way may arrive until ``deadline``; what has not by then is lost."""
         self._say("no more faults; what is on its way arrives")
         Books(self._books, "").close()
+        for visitor in self.visitors:
+            visitor.client.resume_reading()
         await asyncio.sleep(2 * INTERVAL)
         while not all(visitor.settled for visitor in self.visitors):
             if time.monotonic() > deadline:

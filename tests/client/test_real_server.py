@@ -62,7 +62,8 @@ async def test_kill_of_the_server_loses_nothing(make_site: Callable[..., Site]) 
         waiting = asyncio.create_task(client.send({"n": 5, "result": 5}))
         await site.node.arestart()
         assert [*before, await waiting] == [0, 1, 2, 3, 4, 5]
-        assert [(await client.receive()).data["n"] for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+        assert await client.send({"n": 6, "result": 6}) == 6
+        assert [(await client.receive()).data["n"] for _ in range(7)] == [0, 1, 2, 3, 4, 5, 6]
         assert client.resumes == 1
 
 

@@ -264,6 +264,19 @@ def test_connection_hears_no_ack_of_what_it_has_not_sent() -> None:
     assert sent(new) == [{"type": "pong", "sent_at": 1, "seq": 1}]
 
 
+def test_nothing_is_acknowledged_while_another_hello_is_on_its_way() -> None:
+    """It says that less was received, and what is acknowledged may be deleted."""
+    session = ClientSession()
+    old = joined(session)
+    new = session.connect()
+    new.hello()
+    take(session, old.receive(f'[{message(1)},{{"type":"ping","sent_at":1}}]', T0))
+    assert sent(old, T0 + 5) == [{"type": "pong", "sent_at": 1}]
+    new.closed(1006, T0)
+    old.receive('{"type":"ping","sent_at":2}', T0)
+    assert sent(old, T0 + 5) == [{"type": "pong", "sent_at": 2, "seq": 1}]
+
+
 def test_messages_of_a_lost_session_are_not_acknowledged_in_the_next() -> None:
     session = ClientSession()
     link = joined(session)

@@ -14,12 +14,13 @@ from graceful_ws.core.window import Intake
 TABLE = {
     code
     for code, meaning in CLOSE_CODES.items()
-    if meaning.sender in (Sender.SERVER, Sender.BOTH) and code < 3000 or code == 4201
+    if (meaning.sender in (Sender.SERVER, Sender.BOTH) and code < 3000) or code == 4201
 }
 TYPES = ["hello", "message", "ack", "pong", "volatile", "bye", "welcome", "", "MESSAGE", "\u0000"]
 KEYS = ["seq", "data", "version", "instance", "attempt", "streams", "positions", "sent_at", "type"]
 NUMBERS = [0, 1, 2, 3, -1, 63, 64, 65, 2**31, 2**53 - 1, 2**53, 2**63, 2**64, 2**200, 1.5, 1e308]
-TEXTS = ["", "x", "\u0000", "é", "😀", '"', "\\", "\u2028", "x" * 900] * 3 + ["\ud800", "\udfff\ud800"]
+TEXTS = ["", "x", "\u0000", "é", "😀", '"', "\\", "\u2028", "x" * 900]
+TEXTS += [*TEXTS, "\ud800", "\udfff\ud800"]
 
 
 def value(rng: random.Random, depth: int = 0) -> Any:

@@ -366,6 +366,19 @@ test("at its slot it waits for acks, sends nothing new, and moves to the next en
   assert.equal(client.endpoint, "ws://b/");
 });
 
+test("nothing is acknowledged while the next connection's hello is on its way", () => {
+  const { clock, sockets } = connected();
+  sockets[0].say({ ...drain, reconnect_in: 0 });
+  clock.pass(0);
+  sockets[1].open();
+  sockets[0].say(message(1), { type: "ping", sent_at: 1 });
+  clock.pass(2000);
+  assert.deepEqual(sockets[0].take(), [{ type: "pong", sent_at: 1 }]);
+  sockets[1].lose();
+  sockets[0].say({ type: "ping", sent_at: 2 });
+  assert.deepEqual(sockets[0].take(), [{ type: "pong", sent_at: 2, seq: 1 }]);
+});
+
 test("it leaves four seconds before the server closes, whatever is unacknowledged", () => {
   const { client, clock, sockets } = connected();
   client.send("x");

@@ -202,7 +202,7 @@ async def test_after_an_outage_healthy_means_that_messages_are_taken_again(
             loop.call_soon_threadsafe(journal.submit, note)
         return [OperationalError("gone")] * len(entries)
 
-    monkeypatch.setattr(journal_module, "_attach_all", fails)
+    monkeypatch.setattr(journal_module, "attach_all", fails)
     with pytest.raises(asyncio.CancelledError):  # its socket goes when it was tried ten times
         await soon(journal.attach(hello(), lambda: tries < 10))
     await soon(journal.wait_healthy())

@@ -147,6 +147,8 @@ class Elsewhere:
 def locked_elsewhere(database: Database, owner: Attached) -> Iterator[psycopg.Connection]:
     """Another transaction holds the session's row, until the block ends (rolled back)."""
     with psycopg.connect(database.url) as other:
+        # Whoever waits for the row though it should not, waits with a deadline.
+        other.execute(f"SET idle_in_transaction_session_timeout = '{WITHIN:g}s'")
         other.execute(
             "SELECT id FROM graceful_ws_session WHERE id = %s FOR NO KEY UPDATE", (owner.session,)
         )

@@ -63,8 +63,9 @@ def test_pages_are_read_in_order_from_behind_a_number() -> None:
     done(*(entry for text in texts for entry in (append(owner, text), append(other, "-"))))
     send_to_session(owner.uuid, "not numbered yet")
     read: list[tuple[int, str]] = []
-    while rows := page(owner.session, read[-1][0] if read else 0, 10):
-        assert len(rows) <= 10
+    for length in (10, 10, 5, 0):
+        rows = page(owner.session, read[-1][0] if read else 0, 10)
+        assert len(rows) == length
         read += rows
     assert read == list(enumerate(texts, 1))
 

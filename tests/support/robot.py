@@ -86,6 +86,11 @@ class Robot:
             f" closes {dict(self.closes)}",
         )
 
+    def hang_up(self) -> None:
+        """Lose the connection, and come again over another."""
+        if self._ws is not None:
+            self._ws.transport.abort()
+
     async def bye(self) -> None:
         """End the session for good."""
         self.stopped = True

@@ -98,7 +98,9 @@ def shared_site(
     def get(
         *, settings: dict[str, Any] | None = None, database: str = "sqlite", **options: Any
     ) -> Site:
-        site = _module_sites(settings={**SETTINGS, **(settings or {})}, database=database, **options)
+        site = _module_sites(
+            settings={**SETTINGS, **(settings or {})}, database=database, **options
+        )
         sites.append(site)
         servers.extend(site.nodes)
         return site

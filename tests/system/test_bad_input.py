@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import random
-import string
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from graceful_ws.core.close_codes import CLOSE_CODES, CloseCode
 from tests.consumers import POISON
 from tests.support.raw import Raw, again
 from tests.support.servers import Site
@@ -19,7 +15,6 @@ from tests.system.conftest import MakeSite
 
 LIMIT = 64 * 1024  # bytes of a message
 HELLO_LIMIT = 128 * 1024
-SENT_BY_SERVER = {code for code, (sender, *_) in CLOSE_CODES.items() if sender in ("server", "both")}
 
 
 @pytest.fixture(params=["daphne", "uvicorn"])
@@ -30,14 +25,6 @@ def site(request: pytest.FixtureRequest, shared_site: MakeSite) -> Site:
 @pytest.fixture
 def daphne(shared_site: MakeSite) -> Site:
     return shared_site(server="daphne")
-
-
-async def answers(site: Site) -> None:
-    """The server answers the next client."""
-    async with Raw(site.ws("/echo/")) as raw:
-        await raw.hello()
-        assert await raw.ask({"result": 42}) == 42
-        await raw.bye()
 
 
 def message(seq: int, size: int, filler: str = "x") -> str:
@@ -243,85 +230,3 @@ async def test_foreign_origin_is_refused_with_403(site: Site) -> None:
         async with Raw(site.ws("/echo/"), origin=origin) as raw:
             await raw.hello()
             await raw.bye()
-
-
-# Random frames
-
-
-def _seq(rng: random.Random) -> int:
-    return rng.choice([0, 2, 3, 64, 2**31, 2**53, -1, -(2**63)])
-
-
-def _noise(rng: random.Random) -> str:
-    letters = string.ascii_letters + string.digits + ' ,:{}[]"\\/\u00e9\U0001f600\u2028'
-    return "#" + "".join(rng.choice(letters) for _ in range(rng.randrange(200)))
-
-
-def _value(rng: random.Random) -> Any:
-    return rng.choice([None, True, 1, -1, 1.5, "x", [], {}, [[]], {"a": [1]}, 2**70, "\u0000"])
-
-
-def _truncated(rng: random.Random) -> str:
-    text = json.dumps({"type": "message", "seq": 1, "data": _value(rng)})
-    return text[: rng.randrange(1, len(text))]
-
-
-def _wrong_type(rng: random.Random) -> str:
-    field = rng.choice([{"seq": "1"}, {"seq": None}, {"seq": []}, {"seq": 1.5}, {"seq": {}}])
-    kind = rng.choice(["message", "message", "message", "mes\u0000sage", "Message", ""])
-    return json.dumps({"type": kind, "data": _value(rng), **field})
-
-
-def _bad_escape(rng: random.Random) -> str:
-    low = f"\\u{rng.randrange(0xDC00, 0xE000):04x}"
-    high = f"\\u{rng.randrange(0xD800, 0xDC00):04x}"
-    bad = rng.choice([low, high, low + high, high + "x", "\\x00", "\\u12", "\\"])
-    return '{"type":"message","seq":1,"data":"' + bad + '"}'
-
-
-Make = Callable[[random.Random], str | bytes]
-BAD: list[tuple[str, Make, set[int]]] = [
-    ("noise", _noise, {1007}),
-    ("truncated", _truncated, {1007}),
-    ("bad escape", _bad_escape, {1007}),
-    ("not a number", lambda rng: f'{{"type":"volatile","data":{rng.choice(["NaN", "+1", "01"])}}}', {1007}),
-    ("deep", lambda rng: nested(rng.randrange(65, 5000)), {1007}),
-    ("not UTF-8", lambda rng: b"{" + bytes([rng.randrange(0xF8, 0x100)]) + b"}", {1007}),
-    ("binary", lambda rng: rng.randbytes(rng.randrange(100)), {1003}),
-    ("no frame", lambda rng: json.dumps(_value(rng)), {1002}),
-    ("wrong type", _wrong_type, {1002}),
-    ("hole", lambda rng: json.dumps({"type": "message", "seq": _seq(rng), "data": 1}), {1002}),
-    ("ack of nothing", lambda rng: json.dumps({"type": "ack", "seq": 1 + rng.getrandbits(50)}), {1002}),
-    ("second hello", lambda rng: json.dumps({"type": "hello", "version": 1, "instance": "i", "attempt": rng.randrange(9)}), {1002}),
-    ("array", lambda rng: "[" + ",".join(['{"type":"ack"}'] * rng.choice([0, 65, 200])) + "]", {1002}),
-    ("too long", lambda rng: message(1, LIMIT + rng.randrange(1, 9999)), {1009}),
-]  # fmt: skip
-
-
-async def test_three_hundred_bad_frames_cost_their_senders_one_close_each(daphne: Site) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
-    seen: set[int] = set()
-    async with Raw(daphne.ws("/echo/")) as witness:
-        await witness.hello()
-        for n in range(300):
-            name, make, codes = rng.choice(BAD)
-            bad = make(rng)
-            async with Raw(daphne.ws("/echo/")) as raw:
-                await raw.hello()
-                if isinstance(bad, bytes):
-                    await raw.send_bytes(bad, text=name != "binary")
-                else:
-                    await raw.send_text(bad)
-                code, reason = await raw.closed()
-                assert code in codes, (seed, n, name, code, reason, bad[:200])
-                assert raw.messages == []
-            assert CloseCode(code) in SENT_BY_SERVER
-            seen.add(code)
-            if n % 50 == 0:
-                await answers(daphne)
-        assert await witness.ask({"result": "undisturbed"}) == "undisturbed"
-        await witness.bye()
-    assert seen == {1002, 1003, 1007, 1009}
-    await answers(daphne)

@@ -227,3 +227,24 @@ async def test_take_over_that_came_to_nothing_does_not_leave_the_owner_unheard(
         if later.welcomed["last_client_seq"] == 1:
             await later.ask("next")
         await later.bye()
+
+
+@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
+async def test_clients_that_vanish_at_any_moment_leave_nothing_behind(
+    shared_site: MakeSite, server: str
+) -> None:
+    site = shared_site(server=server)  # whose fixture looks for what is left
+
+    async def vanish(n: int) -> None:
+        async with Raw(site.ws("/echo/"), plain=n % 5 == 4) as raw:
+            if n % 5 < 4:
+                await raw.hello(later=True)
+            for word in range(n % 7):
+                await raw.message({"send": 3, "n": word})
+            await asyncio.sleep(0.002 * (n % 11))
+            if n % 3:
+                raw.cut()
+            else:
+                await raw.ws.close(1001)
+
+    await asyncio.gather(*(vanish(n) for n in range(120)))

@@ -10,8 +10,6 @@ import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import pytest
-
 from tests.support.database_url import database_settings
 from tests.support.ledger import LedgerBook
 from tests.support.postgres import PostgresServer
@@ -183,3 +181,26 @@ async def test_client_that_leaves_while_the_database_is_away_is_detached_when_it
     await asyncio.to_thread(postgres_server.restart)
     query = "SELECT state FROM graceful_ws_session ORDER BY state"
     await eventually(lambda: site.sql(query) == [("detached",), ("ended",)], 15)
+
+
+async def test_process_told_to_stop_without_a_database_ends_in_time_and_loses_nothing(
+    make_site: MakeSite, book: LedgerBook, postgres_server: PostgresServer
+) -> None:
+    site = make_site(database="postgres", env=book.env, settings={"drain_deadline": 5.0})
+    async with robots(2, [site.ws("/ledger/")]) as found:
+        async with numbers_sent(found):
+            await asyncio.to_thread(postgres_server.kill)
+            begun = time.monotonic()
+            site.node.terminate()
+            assert await site.node.await_exit(15) == 0
+            assert time.monotonic() - begun < 5.0 + 5.0
+            await asyncio.to_thread(postgres_server.restart)
+            await asyncio.to_thread(site.node.start)
+            before = done(found)
+            await eventually(lambda: done(found) > before + 40, 20, "work goes on")
+        book.stop_ticking()
+        for robot in found:
+            await book.complete(robot)
+            book.verify(robot, starts=2)
+            assert robot.closes == {1012: 1}
+            await robot.bye()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 import urllib.error
@@ -179,7 +180,7 @@ async def test_notices_spread_the_reconnects_at_the_rate_asked(make_site: MakeSi
         slots = sorted(notice["reconnect_in"] / 1000 for notice in notices)
         assert slots[0] < 0.2
         assert 1.7 < slots[-1] <= 2.0
-        gaps = [later - sooner for sooner, later in zip(slots, slots[1:], strict=False)]
+        gaps = [later - sooner for sooner, later in itertools.pairwise(slots)]
         assert max(gaps) < 0.2
         unsorted = [notice["reconnect_in"] for notice in notices]
         assert unsorted != sorted(unsorted), "everybody in the order of arrival"

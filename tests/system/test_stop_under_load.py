@@ -15,6 +15,7 @@ from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
 SERVERS = ["daphne", "uvicorn"]
+ABSENT = "SELECT state, cause FROM graceful_ws_session WHERE state = 'detached'"
 
 
 @asynccontextmanager
@@ -135,11 +136,7 @@ async def test_kill_dash_nine_loses_nothing_and_the_other_node_detaches_who_does
         await site.node.await_exit()
         await more(found)
         await eventually(
-            lambda: site.sql(
-                "SELECT state, cause FROM graceful_ws_session WHERE uuid = %s",
-                absent[0].session_id.replace("-", "" if vendor == "sqlite" else "-"),
-            )
-            == [("detached", "node_lost")],
+            lambda: (site.sql(ABSENT), absent[0].connected) == ([("detached", "node_lost")], False),
             3.0 + 4.0,  # dead_after, a beat and a half, and a busy machine
             "the session of the dead node is detached",
         )
@@ -170,3 +167,24 @@ async def test_restarts_of_a_single_node_lose_nothing(
     for robot in found:
         assert robot.closes == {1012: 2, 1006: 1}
         assert robot.resumed == 3
+
+
+async def test_node_that_slept_through_its_own_death_writes_nothing_and_comes_back(
+    make_site: MakeSite, book: LedgerBook
+) -> None:
+    site = make_site(nodes=2, env=book.env)
+    urls = [node.ws("/ledger/") for node in site.nodes]
+    async with under_load(urls) as found:
+        there = [robot for robot in found if robot.url == urls[0]]
+        site.node.signal(signal.SIGSTOP)
+        there[0].hang_up()  # and is taken in by the other node, which has to wait for nobody
+        await eventually(lambda: there[0].url == urls[1] and there[0].resumed == 1, 10)
+        query = "SELECT count(*) FROM graceful_ws_session WHERE cause = 'node_lost'"
+        await eventually(lambda: site.sql(query) == [(len(there) - 1,)], 10, "the rest is detached")
+        site.node.signal(signal.SIGCONT)
+        await eventually(lambda: all(robot.resumed for robot in there), 15)
+        await more(found)
+        await settle(found, book, starts=2)
+    assert set().union(*(robot.closes for robot in there[1:])) == {4104}
+    states = site.sql("SELECT name, state FROM graceful_ws_node ORDER BY name, state")
+    assert states == [("node-1", "dead"), ("node-1", "up"), ("node-2", "up")]

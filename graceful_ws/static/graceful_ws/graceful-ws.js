@@ -311,7 +311,9 @@ export class GracefulSocket extends EventTarget {
   #ack(link, frame = { type: "ack" }) {
     this.#stop("ack");
     link.unacked = link.unackedBytes = 0;
-    for (const [name, seq] of link.seen) { // only what came on this link: the server knows no more
+    // Only what came on this link: the server knows no more. And nothing while the next one's hello
+    // is on its way: it asks for what came since, and what is acknowledged may be deleted.
+    for (const [name, seq] of this.#next?.attempt ? [] : link.seen) {
       if (seq <= (link.told.get(name) ?? 0)) continue;
       link.told.set(name, seq);
       if (name === null) frame.seq = seq;

@@ -1,0 +1,64 @@
+"""The end of a connection: what is left of it when the transport is gone, in this order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from graceful_ws.core.transitions import TransportClosed
+from graceful_ws.store.entries import Fenced
+
+from .attaching import detach
+
+if TYPE_CHECKING:
+    from .live import LiveConnection
+
+logger = logging.getLogger("graceful_ws.connection")
+
+CANCEL_TIMEOUT = 1.0  # seconds for a cancelled handler to end
+
+
+async def end(live: LiveConnection, code: int) -> None:
+    """The transport is gone. Runs once, as a task of the node."""
+    live.over = True
+    live.event(TransportClosed(code))
+    live.node.timers.forget(live)
+    live.outbox.close()
+    live.inbox.stop_taking()
+    if live.attaching is not None:
+        await asyncio.wait([live.attaching])
+    if not live.ready_future.done():
+        live.ready_future.set_exception(Fenced("the connection ended before its hello"))
+        live.ready_future.exception()  # nobody may be waiting
+    await _handlers_finished(live)
+    await live.consumer.ended(code)
+    try:
+        detached = detach(live, code)
+        live.node.remove(live)
+        if detached is None:
+            return
+        entry, done = detached
+        ours = await done
+    except Exception as error:
+        # The row says attached, without a connection: the node's round, or another node, sees it.
+        live.node.remove(live)
+        logger.warning("not detached: %s", error, extra=live.extra())
+        return
+    # An operator who ended the session has detached it too; its connection runs the hook.
+    if entry.end and (ours or live.ended_elsewhere):
+        await live.consumer.call_session_ended()
+
+
+async def _handlers_finished(live: LiveConnection) -> None:
+    """What runs may finish, within its time limit; a hook that has none gets the same."""
+    try:
+        async with asyncio.timeout(live.limits.handler_timeout):
+            await live.inbox.finished()
+    except TimeoutError:
+        logger.warning("a handler outlived its connection", extra=live.extra())
+        live.inbox.cancel()
+        with contextlib.suppress(TimeoutError):  # it may swallow the cancel
+            async with asyncio.timeout(CANCEL_TIMEOUT):
+                await live.inbox.finished()

@@ -1,0 +1,110 @@
+"""What an error of the database means, and the transactions of the store."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+
+import pytest
+from django.db import DatabaseError, IntegrityError, OperationalError, connections, transaction
+
+from graceful_ws.models import Session
+from graceful_ws.store.base import (
+    connection,
+    forget_connection,
+    is_locked,
+    is_outage,
+    prepare,
+    probe,
+    writing,
+)
+from tests.store.kit import Elsewhere, append, attached, done, hello
+from tests.support.database_url import database_settings
+from tests.support.databases import Database
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def test_a_statement_that_is_refused_is_no_outage() -> None:
+    with pytest.raises(DatabaseError) as caught, connection().cursor() as cursor:
+        cursor.execute("SELECT misspelt FROM nowhere")
+    assert not is_outage(caught.value)
+    with pytest.raises(IntegrityError) as caught, transaction.atomic():
+        Session.objects.bulk_create([Session(**row) for row in twins()])
+    assert not is_outage(caught.value)
+
+
+def twins() -> list[dict[str, object]]:
+    owner = attached()
+    row = Session.objects.filter(pk=owner.session).values().get()
+    return [row, row]
+
+
+@pytest.mark.postgres_only
+def test_a_connection_that_the_server_ends_is_an_outage_and_the_next_one_is_new(
+    database: Database,
+) -> None:
+    with pytest.raises(OperationalError) as caught, writing() as using:
+        pid = using.connection.info.backend_pid
+        database.sql("SELECT pg_terminate_backend(%s, 10000)", pid)
+        Session.objects.count()
+    assert is_outage(caught.value)
+    assert not is_locked(caught.value)
+    forget_connection()
+    assert attached().generation == 1
+
+
+@pytest.mark.sqlite_only
+def test_a_locked_file_is_an_outage_of_its_own_kind(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections["default"].close()
+    monkeypatch.setitem(connections.settings["default"]["OPTIONS"], "timeout", 0.05)
+    other = sqlite3.connect(database_settings(database.url)["NAME"], isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OperationalError) as caught:
+        attached()
+    other.execute("ROLLBACK")
+    other.close()
+    assert is_outage(caught.value)
+    assert is_locked(caught.value)
+
+
+def test_ordinary_errors_are_no_outage() -> None:
+    for error in (ValueError("locked"), RuntimeError(), IntegrityError("locked")):
+        assert not is_outage(error)
+        assert not is_locked(error)
+    assert is_outage(OperationalError("disk I/O error"))
+
+
+@pytest.mark.sqlite_only
+def test_a_file_is_put_into_wal_mode_once(database: Database) -> None:
+    connections["default"].close()
+    assert database.sql("PRAGMA journal_mode=DELETE") == [("delete",)]
+    prepare()
+    assert database.sql("PRAGMA journal_mode") == [("wal",)]
+    prepare()
+
+
+@pytest.mark.sqlite_only
+def test_in_wal_mode_nobody_who_reads_waits_for_a_writer(elsewhere: Elsewhere) -> None:
+    owner = attached()
+    read = threading.Event()
+
+    def reads() -> int:
+        found = Session.objects.filter(pk=owner.session).values_list("last_seq", flat=True).get()
+        read.set()
+        return found
+
+    with writing():
+        done(append(owner, "1"))
+        assert elsewhere.run(reads) == 0
+    assert elsewhere.run(reads) == 1
+
+
+def test_a_probe_asks_over_a_new_connection() -> None:
+    hello()
+    connection().ensure_connection()
+    before = connection().connection
+    probe()
+    assert connection().connection is not before
