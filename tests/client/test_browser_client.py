@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,23 @@ from graceful_ws.client import connection, link, session
 from graceful_ws.client.connection import GracefulClient
 from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.core.retry import Backoff
+from tests.support.servers import Site
+from tests.support.waiting import eventually_sync
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "graceful_ws/static/graceful_ws/graceful-ws.js"
 TESTS = sorted((ROOT / "tests/js").glob("*.test.mjs"))
+
+
+def node_has_websockets() -> bool:
+    """Node has had them from 22 on, and behind a flag since 20.10."""
+    found = shutil.which("node")
+    if found is None:
+        return False
+    done = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60)
+    version = tuple(int(part) for part in done.stdout.strip().lstrip("v").split(".")[:2])
+    return version >= (20, 10)
+
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
 
@@ -70,3 +84,17 @@ def test_defaults_are_those_of_the_python_client(constants: Any) -> None:
         "ackMessages": link.ACK_MESSAGES,
         "ackBytes": link.ACK_BYTES,
     }
+
+
+@pytest.mark.skipif(not node_has_websockets(), reason="this node has no WebSocket")
+def test_cut_connections_lose_nothing_against_a_real_server(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    program = str(ROOT / "tests/js/real.mjs")
+    told = json.loads(node("--experimental-websocket", program, site.ws("/echo/")))
+    numbers = list(range(1, 31))
+    assert told["opened"] == [False, True, True, True]
+    assert told["got"] == [[n, n] for n in numbers]
+    assert told["results"] == numbers
+    assert told["close"] == {"code": 1000, "reason": "done", "final": True}
+    rows = "SELECT state, cause FROM graceful_ws_session"
+    eventually_sync(lambda: site.sql(rows) == [("ended", "bye")])

@@ -162,6 +162,16 @@ for (const code of [1007, 1009]) {
   });
 }
 
+test("a 1009 before the welcome is not for what was sent before", async () => {
+  const { client, clock, last } = connected();
+  const send = client.send("x");
+  last().lose();
+  clock.pass(1000);
+  last().open();
+  last().lose(1009);
+  assert.equal(await outcome(send), "pending");
+});
+
 // --- reconnecting ------------------------------------------------------------------------------
 
 test("tries grow apart, then it is parked, without end", () => {
@@ -237,12 +247,12 @@ test("a silent server is left with 4001 after 14 s, and any frame counts", () =>
 });
 
 test("what arrived while the machine slept is read before the timer is believed", () => {
-  const { clock, last } = connected();
+  const { clock, sockets } = connected();
   clock.time += 60000; // nothing runs
   clock.pass(0);
-  last().say({ type: "ping", sent_at: 1 });
+  sockets[0].say({ type: "ping", sent_at: 1 });
   clock.pass(5000);
-  assert.equal(last().closedWith, null);
+  assert.equal(sockets[0].closedWith, null);
 });
 
 test("late events of an old socket change nothing", () => {
@@ -288,6 +298,8 @@ test("the third refusal in a row drops the token", () => {
     last().open();
     offered.push("session_token" in last().sent[0]);
     last().lose(1002);
+    clock.pass(of("retry").at(-1).delayMs);
+    last().lose(); // a dial that did not get as far as its hello
   }
   assert.deepEqual(offered, [true, true, true, false]);
 });
@@ -444,6 +456,14 @@ test("a closed client hears nothing of the page", () => {
   client.close();
   page.dispatchEvent(new Event("online"));
   assert.equal(sockets.length, 1);
+});
+
+test("messages behind the one whose listener cut the connection come again", () => {
+  const { client, last, of } = connected();
+  client.addEventListener("message", () => client.cut(), { once: true });
+  last().say(message(1), message(2));
+  assert.equal(client.lastSeq, 1);
+  assert.equal(of("message").length, 1);
 });
 
 test("a listener may connect or close from any event", () => {

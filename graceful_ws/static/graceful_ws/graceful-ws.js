@@ -69,7 +69,7 @@ export class GracefulSocket extends EventTarget {
   #urls; #o; #timers = new Map(); #page = null; #hearsGaps = false;
   #state = "idle"; #link = null; #next = null; // the connection, and the one that succeeds it
   #turn = 0; #try = -1; #window = 1000; #drain = null; #holding = false; #refusals = 0;
-  #instance = ""; #attempt = 0; #lastWelcomed = 0; #token = null; #joined = false; #expired = false;
+  #instance = ""; #attempt = 0; #token = null; #joined = false; #expired = false;
   #own = { seq: 0 }; #streams = new Map();
   #pending = new Map(); #nextSeq = 1; #sent = 0; #renumber = false; // seq → {data, size, resolve, reject}
   #limits = {};
@@ -213,7 +213,6 @@ export class GracefulSocket extends EventTarget {
   }
 
   #welcome(link, frame) {
-    if (this.#lastWelcomed > link.attempt) throw new Error("a later hello was welcomed before");
     const old = this.#link, beat = frame.heartbeat, lost = this.#joined || link.hadToken || this.#expired;
     if (link === this.#next) {
       this.#next = null;
@@ -221,7 +220,6 @@ export class GracefulSocket extends EventTarget {
       this.#leave(old, CLOSE_CODES.SUSPENDED, "moved to another connection");
     }
     Object.assign(link, { welcomed: true, welcomedAt: this.#o.now() });
-    this.#lastWelcomed = link.attempt;
     this.#drain = null;
     this.#holding = false;
     for (const name of ["move", "hold", "ack"]) this.#stop(name);
@@ -464,7 +462,7 @@ export class GracefulSocket extends EventTarget {
 
   #newInstance() {
     this.#instance = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-    this.#attempt = this.#lastWelcomed = this.#sent = 0;
+    this.#attempt = this.#sent = 0;
     this.#nextSeq = 1;
     this.#joined = this.#expired = this.#renumber = false;
   }
