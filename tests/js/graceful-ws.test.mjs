@@ -467,7 +467,7 @@ test("messages behind the one whose listener cut the connection come again", () 
 });
 
 test("a listener may connect or close from any event", () => {
-  const { client, last, sockets } = connected();
+  const { client, clock, last, sockets } = connected();
   client.addEventListener("close", () => client.connect(), { once: true });
   last().lose();
   assert.equal(sockets.length, 2);
@@ -476,4 +476,5 @@ test("a listener may connect or close from any event", () => {
   last().say(message(1), message(2));
   assert.equal(client.state, "closed");
   assert.equal(client.lastSeq, 0);
+  assert.equal(clock.pending, 0);
 });

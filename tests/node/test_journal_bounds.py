@@ -174,9 +174,13 @@ async def test_after_the_stop_nobody_waits_and_no_thread_is_left(journal: Journa
     before = threading.active_count()
     await soon(other.stop())
     assert threading.active_count() == before - 1
-    for awaitable in (future, waiting, other.attach(hello(), lambda: True)):
-        with pytest.raises(JournalUnavailable):
-            await soon(awaitable)
+    assert future.cancelled()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(waiting)
+    with pytest.raises(JournalUnavailable):
+        await soon(other.attach(hello(), lambda: True))
+    with pytest.raises(JournalUnavailable):
+        await soon(other.write(append(owner, "1")))
 
 
 async def test_a_writer_that_is_cancelled_leaves_nobody_waiting(database: Database) -> None:
@@ -193,7 +197,7 @@ async def test_a_writer_that_is_cancelled_leaves_nobody_waiting(database: Databa
             await running
     await soon(journal.stop())
     outcomes = await soon(asyncio.gather(write, hello_, return_exceptions=True))
-    assert [type(one) for one in outcomes] == [JournalUnavailable] * 2
+    assert [type(one) for one in outcomes] == [asyncio.CancelledError] * 2
 
 
 # --- everything at once -----------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import OperationalError, connections
 
@@ -180,6 +181,35 @@ async def test_a_server_killed_under_load_loses_and_doubles_nothing(
         assert kept == told[who]
         assert list(kept) == list(range(1, len(kept) + 1))
         assert list(kept.values()) == [f'"{who}:{n}"' for n in range(1, len(kept) + 1)]
+
+
+# --- a database that neither answers nor fails ------------------------------------------------
+
+
+@pytest.mark.postgres_only
+async def test_a_round_that_hangs_counts_as_an_outage_while_it_lasts(
+    journal: Journal, database: Database, monkeypatch: pytest.MonkeyPatch, limits: Any
+) -> None:
+    monkeypatch.setattr(journal_module, "STUCK", 0.1)
+    limits(journal_queue=2)
+    owner = await store(attached)
+    with psycopg.connect(database.url) as other:
+        other.execute("LOCK TABLE graceful_ws_outboundmessage IN ACCESS EXCLUSIVE MODE")
+        taken = journal.submit(append(owner, "1"))
+        await eventually(lambda: len(journal) == 0, WITHIN)
+        done = journal.submit(complete(owner, 1))
+        queued = [asyncio.create_task(journal.write(append(owner, "x"))) for _ in range(4)]
+        for refused in queued:  # those that waited for space in the queue, too
+            with pytest.raises(JournalUnavailable):
+                await soon(refused)
+        assert not journal.healthy
+        assert not (taken.done() or done.done())
+        other.rollback()
+    assert await soon(taken) == 1
+    assert await soon(done) is True
+    await soon(journal.wait_healthy())
+    assert await soon(journal.write(append(owner, "2"))) == 2
+    assert await store(messages, owner) == [(1, "1"), (2, "2")]
 
 
 # --- healthy means that messages are taken ----------------------------------------------------

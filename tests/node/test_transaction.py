@@ -21,6 +21,7 @@ from django.db import (
 from graceful_ws.node import transaction as under_test
 from graceful_ws.node.transaction import (
     CommitUnknown,
+    HandlerError,
     collected,
     plain_transaction,
     receive_in_transaction,
@@ -324,7 +325,7 @@ def test_a_statement_that_the_database_refuses_is_the_handlers_error() -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT misspelt FROM nowhere")
 
-    with pytest.raises((OperationalError, ProgrammingError)):
+    with pytest.raises((HandlerError, ProgrammingError)):
         run(owner, handler, data="anna")
     assert nothing_kept(owner)
 
@@ -339,7 +340,7 @@ def test_a_time_limit_of_the_database_is_the_handlers_error() -> None:
             cursor.execute("SET LOCAL statement_timeout = 20")
             cursor.execute("SELECT pg_sleep(20)")
 
-    with pytest.raises(OperationalError):
+    with pytest.raises(HandlerError):
         run(owner, handler, data="anna")
     assert nothing_kept(owner)
     assert run(owner, book, data="anna")[0] == 1

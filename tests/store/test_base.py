@@ -13,6 +13,7 @@ from graceful_ws.store.base import (
     connection,
     forget_connection,
     is_locked,
+    is_lost,
     is_outage,
     prepare,
     probe,
@@ -49,9 +50,19 @@ def test_a_connection_that_the_server_ends_is_an_outage_and_the_next_one_is_new(
         database.sql("SELECT pg_terminate_backend(%s, 10000)", pid)
         Session.objects.count()
     assert is_outage(caught.value)
+    assert is_lost(caught.value)
     assert not is_locked(caught.value)
     forget_connection()
     assert attached().generation == 1
+
+
+@pytest.mark.postgres_only
+def test_a_statement_that_took_too_long_is_an_outage_of_a_connection_that_lives() -> None:
+    with pytest.raises(OperationalError) as caught, writing() as using, using.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = 20")
+        cursor.execute("SELECT pg_sleep(20)")
+    assert is_outage(caught.value)
+    assert not is_lost(caught.value)
 
 
 @pytest.mark.sqlite_only

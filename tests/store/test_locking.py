@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Future
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import transaction
 
@@ -254,6 +255,19 @@ def test_a_lock_on_the_user_row_does_not_hold_up_the_session(
         User.objects.select_for_update().get(pk=user.pk)
         [owner] = elsewhere.run(attach, [hello(identity=who)])
         assert elsewhere.run(commit_all, [append(owner, "1"), complete(owner, 1)]) == [1, True]
+
+
+@pytest.mark.postgres_only
+def test_a_foreign_key_to_the_session_does_not_hold_up_its_writer(database: Database) -> None:
+    """A row that refers to the session, in a transaction still open, shares a lock on its key."""
+    owner = attached()
+    with psycopg.connect(database.url) as other:
+        other.execute(
+            "SELECT id FROM graceful_ws_session WHERE id = %s FOR KEY SHARE", (owner.session,)
+        )
+        assert done(append(owner, "1"), complete(owner, 1)) == [1, True]
+        assert attached(token=owner.token, attempt=2).resumed
+        other.rollback()
 
 
 @pytest.mark.postgres_only

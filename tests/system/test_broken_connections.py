@@ -34,8 +34,10 @@ def generation(site: Site) -> int:
     return int(site.sql(query)[0][0])
 
 
-@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
-@pytest.mark.parametrize("direction", ["to_client", "to_server"])
+@pytest.mark.parametrize(
+    ("server", "direction"),
+    [("daphne", "to_client"), ("daphne", "to_server"), ("uvicorn", "to_client")],
+)
 async def test_cuts_in_the_middle_of_frames_lose_duplicate_and_reorder_nothing(
     make_site: MakeSite, book: LedgerBook, server: str, direction: Direction
 ) -> None:

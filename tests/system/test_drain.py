@@ -90,9 +90,9 @@ async def test_stuck_handler_does_not_keep_the_process_past_its_deadline(
 
 
 async def test_client_that_never_reads_does_not_keep_the_process_past_its_deadline(
-    make_site: MakeSite, server: str
+    make_site: MakeSite,
 ) -> None:
-    site = make_site(server=server, settings={"drain_window": 0.2, "drain_deadline": 3.2})
+    site = make_site(settings={"drain_window": 0.2, "drain_deadline": 3.2})
     async with Raw(site.ws("/echo/"), max_queue=1) as stuck:
         await stuck.hello()
         stuck.stop_reading()
@@ -107,7 +107,9 @@ async def test_client_that_never_reads_does_not_keep_the_process_past_its_deadli
     assert site.sql("SELECT state FROM graceful_ws_session") == [("detached",)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("server", "number"), [("daphne", signal.SIGTERM), ("uvicorn", signal.SIGINT)]
+)
 async def test_second_signal_closes_at_once_and_the_same_one_twice_counts_once(
     make_site: MakeSite, server: str, number: signal.Signals
 ) -> None:

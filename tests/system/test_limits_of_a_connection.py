@@ -47,15 +47,15 @@ async def test_hello_that_never_comes_is_4400_after_the_connecting_limit(site: S
 
 
 async def test_heartbeat_lost_is_4102_and_the_session_is_detached_and_resumable(
-    site: Site,
+    daphne: Site,
 ) -> None:
-    async with Proxy(site.port) as proxy, Raw(proxy.ws("/echo/")) as raw:
+    async with Proxy(daphne.port) as proxy, Raw(proxy.ws("/echo/")) as raw:
         await raw.hello()
         await raw.ask("one")
         proxy.swallow()
-        await eventually(lambda: last_session(site) == ("detached", 4102, "timeout"), 12)
+        await eventually(lambda: last_session(daphne) == ("detached", 4102, "timeout"), 12)
         await proxy.cut()
-    async with again(raw, site.ws("/echo/")) as later:
+    async with again(raw, daphne.ws("/echo/")) as later:
         assert (await later.hello(last_seq_id=0))["resumed"]
         await later.expect("message", seq=1)
         await later.bye()

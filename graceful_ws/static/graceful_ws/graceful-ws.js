@@ -42,7 +42,8 @@ export class GracefulError extends Error {
 }
 
 const isFinal = (code) => (code >= 3000 && code < 4000) || code >= 4500;
-const isResume = (code) => [1000, 1001, 1012, 4000, 4001].includes(code) || (code >= 4100 && code < 4200);
+const isResume = (code) =>
+  [1000, 1001, 1012, 4000, 4001].includes(code) || (code >= 4100 && code < 4200);
 const bytesOf = (text) => new TextEncoder().encode(text).length;
 
 /** JSON text that the server takes; throws for what it would close the connection for. */
@@ -204,6 +205,7 @@ export class GracefulSocket extends EventTarget {
       if (!link.over) this.#drop(link, CLOSE_CODES.SUSPENDED, String(error.message).slice(0, 40));
       return;
     }
+    if (link.over) return;
     if (link.unacked >= this.#o.ackMessages || link.unackedBytes >= this.#o.ackBytes) this.#ack(link);
     else if (link.unacked && !this.#timers.has("ack")) {
       this.#start("ack", this.#o.ackInterval, () => this.#link && this.#ack(this.#link));
@@ -461,7 +463,8 @@ export class GracefulSocket extends EventTarget {
   }
 
   #newInstance() {
-    this.#instance = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    const bytes = [...crypto.getRandomValues(new Uint8Array(12))];
+    this.#instance = bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("");
     this.#attempt = this.#sent = 0;
     this.#nextSeq = 1;
     this.#joined = this.#expired = this.#renumber = false;
@@ -480,7 +483,9 @@ export class GracefulSocket extends EventTarget {
     window.addEventListener("pageshow", ({ persisted }) => persisted && wake(), { signal });
     window.document?.addEventListener("visibilitychange", visible, { signal });
     window.addEventListener("pagehide", () => { // an open socket keeps a page out of the cache
-      for (const link of [this.#next, this.#link]) if (link) this.#drop(link, CLOSE_CODES.SUSPENDED, "page hidden");
+      for (const link of [this.#next, this.#link]) {
+        if (link) this.#drop(link, CLOSE_CODES.SUSPENDED, "page hidden");
+      }
     }, { signal });
   }
 
