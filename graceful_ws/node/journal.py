@@ -318,6 +318,8 @@ class Journal:
             else:
                 kept.append(item)
         self._items = kept
+        if len(kept) < settings.journal_queue:
+            self._space.set()  # who waits for space is refused, too
 
     def _abandon(self, error: Exception) -> None:
         """A defect ended the round under way; nobody may wait for it for ever."""

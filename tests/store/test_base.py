@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
 from django.db import DatabaseError, IntegrityError, OperationalError, connections, transaction
@@ -89,12 +90,15 @@ def test_ordinary_errors_are_no_outage() -> None:
 
 
 @pytest.mark.sqlite_only
-def test_a_file_is_put_into_wal_mode_once(database: Database) -> None:
-    connections["default"].close()
-    assert database.sql("PRAGMA journal_mode=DELETE") == [("delete",)]
+def test_a_file_is_put_into_wal_mode_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    new = Database("sqlite", f"sqlite://{tmp_path}/new.sqlite3")
+    connection().close()
+    monkeypatch.setitem(connection().settings_dict, "NAME", f"{tmp_path}/new.sqlite3")
+    assert new.sql("PRAGMA journal_mode") == [("delete",)]
     prepare()
-    assert database.sql("PRAGMA journal_mode") == [("wal",)]
+    assert new.sql("PRAGMA journal_mode") == [("wal",)]
     prepare()
+    connection().close()
 
 
 @pytest.mark.sqlite_only
