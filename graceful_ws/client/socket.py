@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from graceful_ws.core.frames import SUBPROTOCOL
 
 from .events import CloseNeeded, Event, Welcomed
 from .link import Link
+
+logger = logging.getLogger("graceful_ws.client")
 
 ABNORMAL = int(CloseCode.ABNORMAL)
 CLOSE_WITHIN = 1.0  # seconds for the close handshake of a connection that is given up
@@ -148,6 +151,10 @@ class Socket:
             await self._read_all(ws)
         except ConnectionClosed as error:
             code, reason = self._code(error)
+        except Exception as error:  # a defect, here or in the library: another connection may do
+            logger.exception("the connection to %s is given up", self.url)
+            ws.transport.abort()
+            code, reason = ABNORMAL, repr(error)
         except asyncio.CancelledError:
             ws.transport.abort()
             if self._own_close is None:

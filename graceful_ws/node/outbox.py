@@ -80,6 +80,7 @@ class Outbox:
         self._replay_rows = replay_rows
         self._array = array  # frames that may travel as one; 1 for plain clients
         self._queue: deque[tuple[Any, bool]] = deque()  # (frame, is an application message)
+        self._queued = 0  # bytes of it
         self._control = 0
         self._ack: int | None = None
         self._results: dict[str, Any] = {}
@@ -98,14 +99,14 @@ class Outbox:
         if self._control >= settings.control_frames:
             return False
         self._control += 1
-        self._queue.append((frame, False))
+        self._put(frame, False)
         self._wake()
         return True
 
     def plain(self, text: str | bytes) -> None:
         """Queues an unnumbered application message: a volatile, or anything for a plain client."""
         if self._open:
-            self._queue.append((text, True))
+            self._put(text, True)
             self._wake()
 
     def one_by_one(self) -> None:
@@ -115,7 +116,8 @@ class Outbox:
     @property
     def crowded(self) -> bool:
         """True when unnumbered messages should wait or be dropped."""
-        return len(self._queue) >= self.window.max_messages
+        window = self.window
+        return len(self._queue) >= window.max_messages or self._queued >= window.max_bytes
 
     async def wait_uncrowded(self) -> None:
         """Returns when there is room for an unnumbered message, or the connection is over."""
@@ -159,7 +161,7 @@ class Outbox:
             return
         if seq == feed.cursor.position + 1 and self.window.has_room(len(frame)):
             feed.cursor.advance(seq, len(frame))
-            self._queue.append((frame, True))
+            self._put(frame, True)
             self._wake()
         else:
             self._catch_up()
@@ -193,10 +195,14 @@ class Outbox:
             epoch=source.epoch,
         )
         cursor.jump(source.head)
-        self._queue.append((encode(frame), False))
+        self._put(encode(frame), False)
         self._control += 1
         self._wake()
         self._on_gap(frame)
+
+    def _put(self, frame: str | bytes, application: bool) -> None:
+        self._queue.append((frame, application))
+        self._queued += len(frame)
 
     # --- out ----------------------------------------------------------------------------------
 
@@ -260,6 +266,7 @@ class Outbox:
                 self._control -= 1
             size += len(frame)
             frames.append(frame)
+        self._queued -= size
         if ack is not None:
             frames.append(ack)  # behind what waited: nothing comes before the welcome
         return join(frames), application
@@ -323,7 +330,7 @@ class Outbox:
                 break
             cursor.advance(seq, len(frame))
             self.replayed += 1
-            self._queue.append((frame, True))
+            self._put(frame, True)
         if self._queue:
             self._wake()
         return max(1, min(PAGE_ROWS, PAGE_BYTES * max(1, len(page)) // size))
@@ -332,6 +339,7 @@ class Outbox:
         """The connection is over: nothing more is sent, nobody waits here any longer."""
         self._open = False
         self._queue.clear()
+        self._queued = 0
         self._room.set()
         for task in (self._sender, self._reader):
             if task is not None:

@@ -216,8 +216,7 @@ def test_what_a_handler_sends_to_a_session_goes_with_its_transaction() -> None:
 def test_handlers_of_different_threads_collect_for_themselves(elsewhere: Elsewhere) -> None:
     """PostgreSQL runs them side by side; on SQLite one waits for the other."""
     owners = [attached() for _ in range(3)]
-    sqlite = connection.vendor == "sqlite"
-    together = threading.Barrier(1 if sqlite else 3)
+    together = threading.Barrier(1 if connection.vendor == "sqlite" else 3)
 
     def handler(data: Any) -> None:
         reply(f'"{data} first"')
@@ -231,13 +230,6 @@ def test_handlers_of_different_threads_collect_for_themselves(elsewhere: Elsewhe
         texts = [f'"{number} first"', f'"{number} second"']
         assert future.result(30) == (1, texts, None)
         assert [text for _, text in messages(owner)] == texts
-    assert collected() is None
-
-
-def test_nothing_is_collected_outside() -> None:
-    owner = attached()
-    assert collected() is None
-    run(owner, lambda data: reply("1"))
     assert collected() is None
 
 

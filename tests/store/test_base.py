@@ -92,13 +92,14 @@ def test_ordinary_errors_are_no_outage() -> None:
 @pytest.mark.sqlite_only
 def test_a_file_is_put_into_wal_mode_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     new = Database("sqlite", f"sqlite://{tmp_path}/new.sqlite3")
-    connection().close()
-    monkeypatch.setitem(connection().settings_dict, "NAME", f"{tmp_path}/new.sqlite3")
     assert new.sql("PRAGMA journal_mode") == [("delete",)]
-    prepare()
-    assert new.sql("PRAGMA journal_mode") == [("wal",)]
-    prepare()
     connection().close()
+    with monkeypatch.context() as patch:
+        patch.setitem(connection().settings_dict, "NAME", f"{tmp_path}/new.sqlite3")
+        prepare()
+        assert new.sql("PRAGMA journal_mode") == [("wal",)]
+        prepare()
+        connection().close()
 
 
 @pytest.mark.sqlite_only

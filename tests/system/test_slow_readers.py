@@ -209,14 +209,15 @@ async def test_messages_of_a_consumer_without_journal_wait_for_the_window(
         await raw.bye()
 
 
+@pytest.mark.parametrize(("count", "size"), [(4000, 16_000), (128, 500_000)])
 async def test_plain_client_that_does_not_read_makes_its_handler_wait(
-    shared_site: MakeSite, server: str
+    shared_site: MakeSite, server: str, count: int, size: int
 ) -> None:
     site = shared_site(server=server, settings=NO_HEARTBEAT)
     async with Raw(site.ws("/echo/"), plain=True, max_queue=1) as stuck:
         before = debug(site.node)["peak_kib"]
         stuck.stop_reading()
-        await stuck.send({"send": 4000, "pad": 16_000, "echo": False})
+        await stuck.send({"send": count, "pad": size, "echo": False})
         await stands_still(lambda: debug(site.node)["peak_kib"])
         grown = debug(site.node)["peak_kib"] - before
         stuck.cut()
