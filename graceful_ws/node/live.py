@@ -223,8 +223,8 @@ class LiveConnection:
             return
         decoded = decode_outcome(outcome)
         if "nack" in decoded:
-            self.control(frames.encode(frames.Nack(seq=seq, **decoded["nack"])))
-            self.outbox.acknowledge(seq)
+            nack = frames.encode(frames.Nack(seq=seq, **decoded["nack"]))
+            self.outbox.acknowledge(seq, nack=nack)
         else:
             self.outbox.acknowledge(seq, decoded["result"], has_result=True)
 

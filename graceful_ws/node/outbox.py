@@ -84,6 +84,7 @@ class Outbox:
         self._control = 0
         self._ack: int | None = None
         self._results: dict[str, Any] = {}
+        self._nacks: deque[str] = deque()
         self._sender: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
@@ -131,10 +132,15 @@ class Outbox:
             self._room.clear()
             await self._room.wait()
 
-    def acknowledge(self, seq: int, result: Any = None, *, has_result: bool = False) -> None:
-        """Acknowledges the client's messages up to ``seq``; acks that wait are merged."""
+    def acknowledge(
+        self, seq: int, result: Any = None, *, has_result: bool = False, nack: str | None = None
+    ) -> None:
+        """Acknowledges the client's messages up to ``seq``; acks that wait are merged. A ``nack``
+        (a frame) leaves before the ack that covers its number."""
         if not self._open:
             return
+        if nack is not None:
+            self._nacks.append(nack)
         self._ack = seq if self._ack is None else max(seq, self._ack)
         if has_result:
             self._results[str(seq)] = result
@@ -252,12 +258,9 @@ class Outbox:
         frames: list[str] = []
         size = 0
         application = False
-        ack = None
-        if self._ack is not None:
-            ack = encode(Ack(seq=self._ack, results=self._results))
-            self._ack, self._results = None, {}
         queue = self._queue
-        limit = self._array if ack is None else self._array - 1
+        nacks = min(len(self._nacks), self._array // 2)
+        limit = self._array - nacks - (self._ack is not None)
         while queue and len(frames) < limit and size < ARRAY_BYTES:
             frame, is_message = queue.popleft()
             if is_message:
@@ -267,8 +270,11 @@ class Outbox:
             size += len(frame)
             frames.append(frame)
         self._queued -= size
-        if ack is not None:
-            frames.append(ack)  # behind what waited: nothing comes before the welcome
+        # Behind what waited: nothing comes before the welcome.
+        frames.extend(self._nacks.popleft() for _ in range(nacks))
+        if self._ack is not None and not self._nacks:
+            frames.append(encode(Ack(seq=self._ack, results=self._results)))
+            self._ack, self._results = None, {}
         return join(frames), application
 
     # --- reading what is not at hand ----------------------------------------------------------

@@ -296,6 +296,9 @@ def _extras(resumed: list[_Taken], using: str) -> dict[str, dict[int, Any]]:
 def _attached(taken: _Taken, extras: dict[str, dict[int, Any]]) -> Attached:
     entry, session = taken.entry, taken.session
     position = session.acked_seq if entry.last_seq_id is None else entry.last_seq_id
+    if not taken.taken_over:
+        # A hello may be older than the last acknowledgement over the connection before it.
+        position = max(position, session.acked_seq)
     return Attached(
         session=session.pk,
         uuid=session.uuid,

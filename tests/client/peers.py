@@ -13,7 +13,7 @@ from typing import Any
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from graceful_ws.client import Backoff
+from graceful_ws.client import Backoff, Event, GracefulClient, connect
 from graceful_ws.core import frames
 
 DEADLINE = 15.0  # seconds for a whole test
@@ -140,3 +140,23 @@ async def serving(
 
 def _is_ours(task: asyncio.Task[Any]) -> bool:
     return "graceful_ws/client" in task.get_coro().cr_code.co_filename  # type: ignore[union-attr]
+
+
+def client_of(peer: Peer, events: list[Event] | None = None, **options: Any) -> GracefulClient:
+    if events is not None:
+        options["on_event"] = events.append
+    return connect(peer.url, **{"backoff": FAST, "random": lowest, **options})
+
+
+async def echoing(visit: Visit) -> None:
+    """Welcomes, and returns what it gets: as a message and as the result."""
+    await visit.welcome()
+    number = 0
+    while True:
+        frame = await visit.read()
+        if frame["type"] == "message":
+            number += 1
+            await visit.say("message", seq=number, data=frame["data"])
+            await visit.say("ack", seq=frame["seq"], results={str(frame["seq"]): frame["data"]})
+        elif frame["type"] == "bye":
+            return

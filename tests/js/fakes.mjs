@@ -113,3 +113,8 @@ export async function outcome(promise) {
   const settled = promise.then((value) => ({ value }), (error) => ({ error: error.code }));
   return Promise.race([settled, new Promise((resolve) => setImmediate(resolve, "pending"))]);
 }
+
+export const message = (seq, data = null, stream) => ({ type: "message", seq, data, stream });
+
+/** The numbered messages that a socket was given since the last time. */
+export const sent = (socket) => socket.take().map(({ seq, data }) => [seq, data]);

@@ -179,3 +179,18 @@ async def test_after_the_close_nothing_is_sent_and_no_task_is_left() -> None:
     peer.commit(feed, 101)
     await eventually(lambda: not peer.tasks, within=5.0)
     assert peer.frames == []
+
+
+async def test_a_nack_leaves_before_the_ack_that_covers_it() -> None:
+    peer, source = Peer(), Memory(0)
+    peer.outbox.add(source, 0)
+    for n in range(150):
+        peer.outbox.plain(json.dumps({"type": "volatile", "data": n}))
+    for seq in range(1, 101):
+        frame = json.dumps({"type": "nack", "seq": seq, "code": "error"})
+        peer.outbox.acknowledge(seq, nack=frame)
+    await eventually(lambda: len(peer.frames) >= 251, within=5.0)
+    kinds = [frame["type"] for frame in peer.frames]
+    assert [frame["seq"] for frame in peer.frames if frame["type"] == "nack"] == [*range(1, 101)]
+    assert kinds.index("ack") > max(i for i, kind in enumerate(kinds) if kind == "nack")
+    assert kinds.count("volatile") == 150

@@ -117,6 +117,17 @@ def test_without_a_position_the_replay_starts_behind_what_was_acknowledged() -> 
     assert attached(token=old.token, attempt=2).position == 2
 
 
+@pytest.mark.parametrize(("instance", "position"), [("one", 2), ("two", 1)])
+def test_a_hello_older_than_its_own_acknowledgement_goes_on_behind_that(
+    instance: str, position: int
+) -> None:
+    """Its rows are gone, and the same client object has them; another one is told of the gap."""
+    old = attached()
+    done(append(old, "1", "2", "3"), Note(old.session, old.generation, acked_seq=2))
+    owner = attached(token=old.token, attempt=2, instance=instance, last_seq_id=1)
+    assert owner.position == position
+
+
 def test_outcomes_are_told_from_where_the_client_asks() -> None:
     old = attached()
     done(*(complete(old, seq, f'{{"result":{seq}}}') for seq in range(1, 6)))
