@@ -58,8 +58,8 @@ class Feed:
 
 
 class Outbox:
-    """The sending half of one connection. ``transmit`` sends the text of one WebSocket message;
-    ``on_gap`` is told of every gap. Nothing here waits for another connection."""
+    """The sending half of one connection; nothing here waits for another one. ``transmit`` sends
+    one WebSocket message, ``on_gap`` is told of every gap."""
 
     def __init__(
         self,
@@ -111,8 +111,7 @@ class Outbox:
             self._wake()
 
     def one_by_one(self) -> None:
-        """Frames never travel together: for plain clients."""
-        self._array = 1
+        self._array = 1  # frames never travel together: for plain clients
 
     @property
     def crowded(self) -> bool:
@@ -135,8 +134,7 @@ class Outbox:
     def acknowledge(
         self, seq: int, result: Any = None, *, has_result: bool = False, nack: str | None = None
     ) -> None:
-        """Acknowledges the client's messages up to ``seq``; acks that wait are merged. A ``nack``
-        (a frame) leaves before the ack that covers its number."""
+        """Acknowledges up to ``seq``; acks that wait are merged. A ``nack`` frame goes first."""
         if not self._open:
             return
         if nack is not None:

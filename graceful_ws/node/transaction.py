@@ -14,7 +14,14 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 
 from graceful_ws.core.frames import encode_data
-from graceful_ws.store.base import forget_connection, is_locked, is_lost, writing
+from graceful_ws.store.base import (
+    JournalUnavailable,
+    forget_connection,
+    is_conflict,
+    is_locked,
+    is_lost,
+    writing,
+)
 from graceful_ws.store.rounds import claim
 
 _local = threading.local()
@@ -60,6 +67,8 @@ def receive_in_transaction(
     except (OperationalError, InterfaceError) as error:
         if is_locked(error):
             raise
+        if is_conflict(error):
+            raise JournalUnavailable("it was in another's way, and rolled back") from error
         if not is_lost(error):
             raise HandlerError from error  # its own: a time limit, another database
         forget_connection()

@@ -94,6 +94,11 @@ def is_lost(error: BaseException) -> bool:
     return str(state)[:2] == "08" or str(state)[:3] == "57P"
 
 
+def is_conflict(error: BaseException) -> bool:
+    """True for a deadlock or a serialization failure: all was rolled back and may run again."""
+    return str(getattr(error.__cause__, "sqlstate", None) or "")[:2] == "40"
+
+
 def is_locked(error: BaseException) -> bool:
     """True for SQLite's "database is locked": another writer is slow, the database is not down."""
     return isinstance(error, OperationalError) and "locked" in str(error)

@@ -147,7 +147,8 @@ async def test_undo_does_not_hold_a_node_that_was_told_to_stop(
 
 def command(site: Site, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     argv = [sys.executable, "-m", "django", "drain_connections", *arguments]
-    return subprocess.Popen(argv, env=site.env, cwd=ROOT, text=True, **options)
+    environment = {**site.env, "TERM": "xterm"}  # which a CI may not have
+    return subprocess.Popen(argv, env=environment, cwd=ROOT, text=True, **options)
 
 
 async def test_ctrl_c_says_that_the_drain_goes_on(site: Site) -> None:
