@@ -260,7 +260,7 @@ async def test_position_before_what_is_kept_is_a_gap_and_no_partial_replay(daphn
         await raw.ask({"send": 6, "echo": False})
         await raw.ack(4)  # from then on the first four are not kept
         await raw.close(1001)
-    async with again(raw) as later:
+    async with Raw(daphne.ws("/echo/"), token=raw.token) as later:  # a copy of an older state
         assert (await later.hello(last_seq_id=2))["resumed"]
         gap = await later.expect("gap")
         assert gap == {"type": "gap", "reason": "trimmed", "from": 3, "oldest": 5, "head": 6}
@@ -271,6 +271,20 @@ async def test_position_before_what_is_kept_is_a_gap_and_no_partial_replay(daphn
         await last.hello()  # without a position: what was not acknowledged
         await last.got(7)
         await last.bye()
+
+
+async def test_hello_older_than_the_last_ack_of_the_same_client_is_no_gap(daphne: Site) -> None:
+    async with Raw(daphne.ws("/echo/")) as raw:
+        await raw.hello()
+        await raw.ask({"send": 6, "echo": False})
+        await raw.ack(4)  # after the hello of the next connection was made, says the client
+        await raw.close(1001)
+    async with again(raw) as later:
+        assert (await later.hello(last_seq_id=2))["resumed"]
+        await later.got(6)
+        assert later.numbers == [5, 6]
+        assert later.all("gap") == []
+        await later.bye()
 
 
 async def test_messages_of_connect_follow_the_attach_on_every_connection(daphne: Site) -> None:

@@ -46,7 +46,7 @@ class Command(BaseCommand):
             if options["check"]:
                 self.check_counts()
             else:
-                asyncio.run(run(directory, options["host"], port, self.stdout.write))
+                asyncio.run(run(directory, options["host"], port, self._say))
         except DemoError as error:
             raise CommandError(str(error)) from None
         except KeyboardInterrupt:
@@ -63,3 +63,7 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps(result))
         if wrong := complaints(result):
             raise CommandError("; ".join(wrong))
+
+    def _say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()  # a file or a pipe would hear of it only at the end
