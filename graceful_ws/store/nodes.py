@@ -38,7 +38,6 @@ class Beat:
     known: bool
     requested_state: str = ""
     drain_options: dict[str, Any] = field(default_factory=dict)
-    draining_nodes: int = 1
 
 
 def register(me: Identity) -> uuid.UUID:
