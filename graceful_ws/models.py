@@ -80,6 +80,7 @@ class Session(models.Model):
     attempt = models.BigIntegerField(default=0)
     state = models.CharField(max_length=10, choices=State.choices, default=State.ATTACHED)
     resumable = models.BooleanField(default=True)
+    present = models.BooleanField(default=False, help_text=_("Its audience was told it is here."))
     last_seq = models.BigIntegerField(default=0)
     acked_seq = models.BigIntegerField(default=0)
     last_client_seq = models.BigIntegerField(default=0)
@@ -103,6 +104,11 @@ class Session(models.Model):
         indexes = [
             models.Index(fields=["node", "state"], name="graceful_session_node"),
             models.Index(fields=["state", "left_at"], name="graceful_session_left"),
+            models.Index(
+                fields=["left_at"],
+                condition=models.Q(present=True, left_at__isnull=False),
+                name="graceful_session_exits",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -148,6 +154,7 @@ class Stream(models.Model):
     name = models.CharField(max_length=100)
     epoch = models.CharField(max_length=16)
     head = models.BigIntegerField(default=0)
+    used_at = models.DateTimeField(db_index=True, help_text=_("Last subscribed or numbered."))
 
     def __str__(self) -> str:
         return self.name
@@ -199,6 +206,25 @@ class Subscription(models.Model):
             models.UniqueConstraint(fields=["session", "stream"], name="graceful_subscription")
         ]
         indexes = [models.Index(fields=["stream"], name="graceful_subscription_name")]
+
+    def __str__(self) -> str:
+        return f"{self.session_id}:{self.stream}"
+
+
+class Presence(models.Model):
+    """Whose comings and goings a stream is told: one of the audience of a session."""
+
+    session = models.ForeignKey(
+        Session, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+"
+    )
+    stream = models.CharField(max_length=100)
+
+    class Meta:
+        verbose_name_plural = "presence"
+        constraints = [
+            models.UniqueConstraint(fields=["session", "stream"], name="graceful_presence")
+        ]
+        indexes = [models.Index(fields=["stream"], name="graceful_presence_stream")]
 
     def __str__(self) -> str:
         return f"{self.session_id}:{self.stream}"
