@@ -22,6 +22,7 @@ from graceful_ws.core.frames import (
     decode_plain,
     encode_data,
 )
+from graceful_ws.following import Follower
 from graceful_ws.node.ending import end
 from graceful_ws.node.layer import LayerPump
 from graceful_ws.node.limits import ConnectionLimits, limits_of
@@ -39,7 +40,7 @@ __all__ = ["Fenced", "GracefulConsumer", "JournalUnavailable"]
 DENIED_WAIT = 2.0  # seconds that a refused handshake may take to end
 
 
-class GracefulConsumer(AsyncJsonWebsocketConsumer):
+class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
     """An ``AsyncJsonWebsocketConsumer`` whose clients lose nothing, in either direction.
 
     ``connect``, ``receive_json``, ``send_json``, ``disconnect`` and ``groups`` work as in Channels.
@@ -49,6 +50,11 @@ class GracefulConsumer(AsyncJsonWebsocketConsumer):
     New to override, all coroutines: ``session_started`` (once a session), ``resumed`` (after each
     resume), ``session_ended`` (once a session), ``on_gap(gap)``, ``receive_volatile(content)``;
     and the sync ``receive_in_transaction(content)`` in place of ``receive_json``.
+
+    ``streams = ["news"]`` or ``await self.subscribe("room.7")`` follow what is published, here with
+    ``await self.publish("room.7", data)`` and anywhere with ``graceful_ws.publishing.publish``.
+    With ``presence = True`` the streams are told who comes and goes; then override
+    ``exit_audience`` to tell others. ``may_subscribe(stream)`` is asked again at each resume.
 
     ``connect`` runs for each connection, before the client's hello: what it sends waits for the
     session. What ``receive_json`` returns goes back to the client with the acknowledgement.

@@ -1,4 +1,8 @@
-"""Sending to a session from anywhere: views, tasks, signals, shells, other consumers."""
+"""Sending from anywhere: views, tasks, signals, shells, other consumers.
+
+Inside ``transaction.atomic()`` of the database that holds the tables a message is sent if and only
+if the transaction commits. Order is that of the calls: publish after saving what you publish about.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,76 @@ from django.db import transaction
 
 from graceful_ws.conf import settings
 from graceful_ws.core.frames import encode_data
+from graceful_ws.node.envelopes import node_group, nudge, pending_envelope, said, stream_group
+from graceful_ws.store import pending, presence, streams, wakers
 from graceful_ws.store.base import alias
-from graceful_ws.store.pending import SessionUnknown, leave, wake
+from graceful_ws.store.pending import SessionUnknown
+from graceful_ws.store.presence import Online
 
-__all__ = ["SessionUnknown", "asend_to_session", "send_to_session"]
+__all__ = [
+    "Online",
+    "SessionUnknown",
+    "aonline",
+    "apublish",
+    "asend_to_session",
+    "asend_to_user",
+    "online",
+    "publish",
+    "send_to_session",
+    "send_to_user",
+]
+
+
+def publish(stream: str, data: Any) -> None:
+    """Sends ``data`` to everybody who follows ``stream``, numbered, in order and once each; those
+    who are away get it when they resume.
+
+    A name is any text of 1 to 100 bytes. Takes no lock: long transactions and other publishers are
+    in nobody's way.
+
+    Raises ValueError for another name, or when ``data`` is not strict JSON or over ``send_bytes``.
+    """
+    streams.leave(streams.check_name(stream), encoded(data))
+    transaction.on_commit(lambda: _published(stream), using=alias(), robust=True)
+
+
+async def apublish(stream: str, data: Any) -> None:
+    """``publish`` for coroutines; returns when the message is kept. In a consumer
+    ``self.publish(…)`` is faster: it shares the transactions of its process."""
+    await sync_to_async(publish)(stream, data)
+
+
+def send_to_user(user: Any, data: Any) -> None:
+    """Sends ``data`` to every session of a user (or a user's primary key), on whatever page or
+    machine, attached or not: to those that there are when the transaction commits. It is one of
+    each session's own messages.
+
+    Raises ValueError when ``data`` is not strict JSON or over ``send_bytes``, or without a user.
+    """
+    key = getattr(user, "pk", user)
+    if key is None:
+        raise ValueError(f"{user!r} is no user that was saved")
+    name = pending.leave_for_user(key, encoded(data))
+    transaction.on_commit(lambda: _published(name), using=alias(), robust=True)
+
+
+async def asend_to_user(user: Any, data: Any) -> None:
+    """``send_to_user`` for coroutines; returns when the message is kept."""
+    await sync_to_async(send_to_user)(user, data)
 
 
 def send_to_session(session_id: str | uuid.UUID, data: Any) -> None:
     """Sends ``data`` to a session by its public id (``consumer.session_id``), wherever it is.
 
-    Inside ``transaction.atomic()`` it is sent if and only if the transaction commits. A detached
-    session gets it when it resumes. It is one of the session's own messages: numbered, in order
-    with those that its consumer sends, and delivered once.
+    A detached session gets it when it resumes. It is one of the session's own messages: numbered,
+    in order with those that its consumer sends, and delivered once.
 
     Raises SessionUnknown when there is no such session or it has ended, ValueError when ``data``
     is not strict JSON or over ``send_bytes``.
     """
     public_id = session_id if isinstance(session_id, uuid.UUID) else _parse(session_id)
-    text = encode_data(data)
-    if len(text) * 4 > settings.send_bytes and len(text.encode()) > settings.send_bytes:
-        raise ValueError(f"{len(text.encode())} bytes, over send_bytes ({settings.send_bytes})")
-    pk = leave(public_id, text)
-    transaction.on_commit(lambda: wake(pk), using=alias(), robust=True)
+    session = pending.leave(public_id, encoded(data))
+    transaction.on_commit(lambda: _left([session]), using=alias(), robust=True)
 
 
 async def asend_to_session(session_id: str | uuid.UUID, data: Any) -> None:
@@ -39,8 +91,53 @@ async def asend_to_session(session_id: str | uuid.UUID, data: Any) -> None:
     await sync_to_async(send_to_session)(session_id, data)
 
 
+def online(stream: str) -> list[Online]:
+    """Who is in ``stream`` now, the longest first: the sessions that follow it with ``presence``.
+    One that is away for less than ``exit_grace`` counts as there."""
+    return presence.online(streams.check_name(stream))
+
+
+async def aonline(stream: str) -> list[Online]:
+    """``online`` for coroutines."""
+    return await sync_to_async(online)(stream)
+
+
+def encoded(data: Any) -> str:
+    """``data`` as it is kept and sent. Raises ValueError."""
+    text = encode_data(data)
+    if len(text) * 4 > settings.send_bytes and len(text.encode()) > settings.send_bytes:
+        raise ValueError(f"{len(text.encode())} bytes, over send_bytes ({settings.send_bytes})")
+    return text
+
+
 def _parse(session_id: str) -> uuid.UUID:
     try:
         return uuid.UUID(session_id)
     except ValueError:
         raise SessionUnknown(f"not a session id: {session_id!r}") from None
+
+
+# --- after the commit -------------------------------------------------------------------------
+# Whatever fails here is made good by the nodes, which look every second for what was left.
+
+
+def _published(name: str) -> None:
+    """Numbers what was published: by a node of this process if there is one, or here and now."""
+    if wakers.published(name):
+        return
+    if name.startswith(pending.USER):
+        while found := pending.hand_out(name):
+            _left(found)
+        return
+    while numbered := streams.number(name):
+        nudge(stream_group(name), said(numbered))
+        if len(numbered.data) < streams.BATCH:
+            return
+
+
+def _left(sessions: list[tuple[int, uuid.UUID | None]]) -> None:
+    """Something waits for sessions: their nodes hear it now."""
+    if wakers.left(sessions):
+        return
+    for node in {node for _, node in sessions if node is not None}:
+        nudge(node_group(node), pending_envelope([pk for pk, at in sessions if at == node]))

@@ -29,6 +29,11 @@ ROUTES = {
     "zombie/": consumers.Zombie,
     "transaction/": consumers.InTransaction,
     "impatient-transaction/": consumers.ImpatientTransaction,
+    "room/": consumers.Room,
+    "light-room/": consumers.LightRoom,
+    "present/": consumers.Present,
+    "watched/": consumers.Watched,
+    "transaction-room/": consumers.InTransactionRoom,
 }
 
 application = ProtocolTypeRouter(

@@ -10,11 +10,13 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from channels.exceptions import StopConsumer
 
 from graceful_ws.consumers import Fenced, GracefulConsumer, JournalUnavailable
 from graceful_ws.models import AuditEntry
+from graceful_ws.publishing import aonline, publish
 
 
 def write(name: str, value: object) -> None:
@@ -217,3 +219,61 @@ class InTransaction(GracefulConsumer):
 
 class ImpatientTransaction(InTransaction):
     handler_timeout = 0.5
+
+
+class Room(GracefulConsumer):
+    """Follows and publishes what it is told to; ``streams`` of the query string at once."""
+
+    async def connect(self) -> None:
+        await self.accept()
+        query = parse_qs(self.scope["query_string"].decode())
+        for stream in query.get("stream", []):
+            await self.subscribe(stream, presence="presence" in query)
+
+    async def may_subscribe(self, stream: str) -> bool:
+        denied = Path(os.environ.get("GRACEFUL_TEST_LEDGER", "/nowhere")) / "denied"
+        return not denied.exists() or stream not in denied.read_text().split()
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> Any:
+        match content:
+            case {"subscribe": stream}:
+                await self.subscribe(stream, presence=content.get("presence"))
+            case {"unsubscribe": stream}:
+                await self.unsubscribe(stream)
+            case {"publish": stream}:
+                await self.publish(stream, content["data"])
+            case {"send": data}:
+                await self.send_json(data)
+            case {"close": code}:
+                await self.close(code)
+            case {"online": stream}:
+                return [one.client_id for one in await aonline(stream)]
+        return sorted(self.subscriptions)
+
+
+class LightRoom(Room):
+    resumable = False
+
+
+class Present(Room):
+    streams = ["lobby", "news"]
+    presence = True
+
+
+class Watched(Room):
+    """Its comings and goings are told elsewhere."""
+
+    streams = ["lobby"]
+    presence = True
+
+    async def exit_audience(self) -> list[str]:
+        return ["watchers"]
+
+
+class InTransactionRoom(InTransaction):
+    """Publishes in the handler's transaction."""
+
+    def receive_in_transaction(self, content: Any) -> Any:
+        if isinstance(content, dict) and "publish" in content:
+            publish(content["publish"], content["data"])
+        return super().receive_in_transaction(content)

@@ -47,6 +47,7 @@ class Cursor:
     window: SendWindow
     position: int = 0
     acked: int = 0
+    _before: int = 0  # the highest position before a gap led back behind it
     _sizes: deque[tuple[int, int]] = field(default_factory=deque)
 
     def advance(self, seq: int, size: int) -> None:
@@ -64,6 +65,8 @@ class Cursor:
         Raises ProtocolError 1002 for a number that was never sent.
         """
         if seq > self.position:
+            if seq <= self._before:
+                return False  # on its way when the gap was told
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"ack of {seq}, sent {self.position}")
         if seq <= self.acked:
             return False
@@ -74,6 +77,8 @@ class Cursor:
     def jump(self, seq: int) -> None:
         """After a gap both sides stand at ``seq``; what was on its way counts as done with."""
         self._release(MAX_SEQ)
+        if seq < self.position:
+            self._before = max(self._before, self.position)
         self.position = self.acked = seq
 
     def _release(self, seq: int) -> None:

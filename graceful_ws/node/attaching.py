@@ -14,6 +14,7 @@ from graceful_ws.store.base import JournalUnavailable
 from graceful_ws.store.entries import Detach, Note
 
 from .own import OwnSequence
+from .subscriptions import Resumed
 from .waiting import Overloaded
 
 if TYPE_CHECKING:
@@ -66,7 +67,11 @@ async def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
         live.close(CloseCode.INTERNAL_ERROR, "attach failed")
     else:
         live.entry = entry
-        _welcome(live, hello, attached)
+        live.attached = attached
+        live.consumer.session_id = str(attached.uuid)
+        live.node.own(live)
+        live.node.sequencer.ask(attached.told)
+        await _go_on(live, hello, attached)
     finally:
         if before is not None and live.node.sessions.get(before.session_pk) is before:
             # It was not taken after all, and has stopped taking messages: its client comes again.
@@ -82,17 +87,33 @@ async def _let_finish(before: LiveConnection) -> None:
             await before.inbox.finished()
 
 
-def _welcome(live: LiveConnection, hello: frames.Hello | None, attached: Attached) -> None:
-    """The session is ours. Nothing here waits: from the welcome on the feed is complete."""
-    live.attached = attached
-    live.consumer.session_id = str(attached.uuid)
-    live.node.own(live)
+async def _go_on(live: LiveConnection, hello: frames.Hello | None, attached: Attached) -> None:
+    """The session is ours; which streams it may still follow is for the application to say."""
+    positions = hello.positions if hello else {}
+    try:
+        followed = await live.subscriptions.allowed(attached.subscriptions, positions)
+    except TimeoutError:
+        live.close(CloseCode.TRY_AGAIN_LATER, "may_subscribe takes too long")
+    except Exception:
+        logger.exception("may_subscribe failed", extra=live.extra())
+        live.close(CloseCode.INTERNAL_ERROR, "may_subscribe failed")
+    else:
+        _welcome(live, hello, attached, followed)
+
+
+def _welcome(
+    live: LiveConnection,
+    hello: frames.Hello | None,
+    attached: Attached,
+    followed: list[Resumed],
+) -> None:
+    """Nothing here waits: from the welcome on the feeds are complete."""
     if not live.is_open:
         return  # gone meanwhile; the end detaches it
     resumed = attached.resumed
     live.inbox.resume(attached.last_client_seq, resumed=resumed and not attached.taken_over)
     if hello is not None:
-        live.outbox.control(frames.encode(_welcome_frame(live, attached)))
+        live.outbox.control(frames.encode(_welcome_frame(live, attached, followed)))
         if hello.session_token and not resumed:
             live.outbox.control(frames.encode(frames.Gap(reason="expired", head=0)))
         for seq, outcome in attached.outcomes.items():
@@ -101,14 +122,18 @@ def _welcome(live: LiveConnection, hello: frames.Hello | None, attached: Attache
             live.outbox.acknowledge(attached.last_client_seq)
     source = OwnSequence(attached.session, attached.last_seq, live.node.readers)
     feed = live.outbox.add(source, attached.position)
+    live.subscriptions.resume(followed)
     live.became_ready(attached, feed)
     if resumed:
         live.take_pending()
+    live.inbox.call(live.consumer.follow_streams)
     live.inbox.call(live.consumer.resumed if resumed else live.consumer.session_started)
     logger.info("%s", "resumed" if resumed else "opened", extra=live.extra())
 
 
-def _welcome_frame(live: LiveConnection, attached: Attached) -> frames.Welcome:
+def _welcome_frame(
+    live: LiveConnection, attached: Attached, followed: list[Resumed]
+) -> frames.Welcome:
     limits = live.limits
     return frames.Welcome(
         session_id=str(attached.uuid),
@@ -128,7 +153,7 @@ def _welcome_frame(live: LiveConnection, attached: Attached) -> frames.Welcome:
             "unacked": limits.unacked,
             "unacked_bytes": limits.unacked_bytes,
         },
-        streams={},
+        streams={one.stream: one.told() for one in followed},
         node=live.node.name,
     )
 
@@ -144,6 +169,7 @@ def detach(live: LiveConnection, code: int) -> tuple[Detach, asyncio.Future[bool
         attached.session,
         attached.generation,
         acked_seq=live.acked_seq,
+        streams=live.subscriptions.acked(),
         end=over or live.plain or not live.consumer.resumable,
         close_code=ours or code,
         close_reason=cut_reason(live.machine.close_reason),
@@ -158,7 +184,8 @@ def note(live: LiveConnection, now: float) -> None:
     if live.attached is None or not live.is_open:
         return
     rtt = live.machine.rtt
-    news = (live.acked_seq, live.machine.state, live.attached.generation)
+    streams = live.subscriptions.acked()
+    news = (live.acked_seq, live.machine.state, live.attached.generation, streams)
     due = NOTE_INTERVAL if news != live.noted else IDLE_NOTE_INTERVAL
     if now - live.noted_at < due and live.noted:
         return
@@ -168,6 +195,7 @@ def note(live: LiveConnection, now: float) -> None:
             live.attached.session,
             live.attached.generation,
             acked_seq=live.acked_seq,
+            streams=streams,
             connection_state=live.machine.state,
             rtt_ms=None if rtt is None else round(rtt * 1000),
         )

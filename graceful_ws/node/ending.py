@@ -46,6 +46,8 @@ async def end(live: LiveConnection, code: int) -> None:
         live.node.remove(live)
         logger.warning("not detached: %s", error, extra=live.extra())
         return
+    if entry.end:
+        live.node.reaper.somebody_left()
     # An operator who ended the session has detached it too; its connection runs the hook.
     if entry.end and (ours or live.ended_elsewhere):
         await live.consumer.call_session_ended()

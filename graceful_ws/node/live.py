@@ -40,9 +40,11 @@ from graceful_ws.store.nodes import Ending
 
 from .application import Application
 from .attaching import attach, forget
+from .feed import Feed
 from .inbox import Inbox, decode_outcome
-from .outbox import Feed, Outbox
+from .outbox import Outbox
 from .reader import Reader
+from .subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from .node import Node
@@ -72,8 +74,9 @@ class LiveConnection:
             consumer.gap_told,
             node.spawn,
             replay_rows=node.replay_rows,
-            array=1 if self.plain else frames.MAX_ARRAY,
+            raw=self.plain,
         )
+        self.subscriptions = Subscriptions(self)
         self.attached: Attached | None = None
         self.entry: Attach | None = None  # what it attached with
         self.deadline: float | None = None  # the one the node's timer knows
@@ -108,6 +111,11 @@ class LiveConnection:
         return self.machine.state not in (State.DISCONNECTED, State.CLOSING)
 
     @property
+    def head(self) -> int:
+        """The highest number of the session's own messages known here."""
+        return self.feed.source.head if self.feed is not None else 0
+
+    @property
     def acked_seq(self) -> int:
         return self.feed.cursor.acked if self.feed is not None else 0
 
@@ -124,7 +132,7 @@ class LiveConnection:
         """The consumer accepted another subprotocol, or none."""
         self.plain = True
         self.machine = Connection(self.limits.machine(plain=True))
-        self.outbox.one_by_one()
+        self.outbox.make_raw()
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -171,7 +179,7 @@ class LiveConnection:
             await self.outbox.wait_uncrowded()
             self.outbox.plain(data)
             return
-        attached = self.attached or await self.ready()
+        attached = await self.ready()
         if volatile:
             if not self.outbox.crowded:
                 self.outbox.plain(frames.volatile_frame(data))
@@ -193,6 +201,8 @@ class LiveConnection:
         if self.plain:
             for text in data:
                 self.outbox.plain(text)
+        if feed is None and self.attached is not None:  # its welcome is yet to come
+            self.attached.last_seq = max(self.attached.last_seq, first + len(data) - 1)
         if feed is None or self.plain or not data:
             return
         feed.source.head = max(feed.source.head, first + len(data) - 1)
@@ -201,8 +211,8 @@ class LiveConnection:
 
     def take_pending(self) -> None:
         """Numbers what others left for the session, and sends it."""
-        if self._taking is not None and not self._taking.done():
-            return  # it takes all there is
+        if self.feed is None or (self._taking is not None and not self._taking.done()):
+            return  # the welcome does; or it takes all there is
         entry = TakePending(self.session_pk, self.generation)
         self._taking = self.node.journal.submit(entry, lambda taken: self.committed(*taken))
         self._taking.add_done_callback(forget)
@@ -312,6 +322,11 @@ class LiveConnection:
         """A write was refused: the session is no longer ours. The database knows why."""
         if self.is_open and self.attached is not None:
             self.node.spawn(self.node.find_out([self], fenced=True))
+
+    def out_of_step(self) -> None:
+        """The session's row knows less than was sent: the database is an older one."""
+        logger.error("its numbers went back: was the database restored?", extra=self.extra())
+        self.close(CloseCode.RESYNC, "out of step with the session")
 
     def lost_session(self, ending: Ending | None, *, fenced: bool) -> None:
         """Closes with what the database says became of the session, if it is no longer ours."""

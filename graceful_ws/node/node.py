@@ -7,22 +7,27 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError
 
 from graceful_ws import __version__, servers
 from graceful_ws.conf import settings
-from graceful_ws.store import nodes, pending
+from graceful_ws.store import nodes
 from graceful_ws.store.attach import Attach, hash_token
 from graceful_ws.store.base import JournalUnavailable, prepare
 from graceful_ws.store.rounds import Numbers, standing
+from graceful_ws.store.wakers import wakers
 
-from .attaching import note
+from .backplane import Backplane
 from .drain import Drain, DrainOptions, adapt_servers
+from .envelopes import NODES, node_group
+from .hub import Hub
 from .journal import Journal
+from .lookout import Lookout
 from .reaper import Reaper
+from .sequencer import Sequencer
 from .threads import OUTAGES, Threads
 from .timers import Timers
 
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("graceful_ws.node")
 
 STOP_TIMEOUT = 1.0  # seconds for cancelled tasks to end
-STRAY_AFTER = 10.0  # seconds that a row may say attached without a connection
 
 _nodes: dict[asyncio.AbstractEventLoop, Node] = {}
 
@@ -54,14 +58,28 @@ def local_nodes() -> list[Node]:
     return list(_nodes.values())
 
 
-def _wake(session: int) -> None:
-    """Something was left for a session (primary key); from any thread."""
-    for node in local_nodes():
-        if session in node.sessions and not node.loop.is_closed():
-            node.loop.call_soon_threadsafe(node.take_pending, [session])
+class _Waker:
+    """The nodes of this process hear of what was left, in whatever thread."""
+
+    def published(self, stream: str) -> bool:
+        return self._tell(lambda node: node.sequencer.ask([stream]))
+
+    def left(self, sessions: Iterable[tuple[int, uuid.UUID | None]]) -> bool:
+        return self._tell(lambda node: node.sequencer.left(sessions))
+
+    def _tell(self, what: Callable[[Node], None]) -> bool:
+        """One node is enough: it tells the others."""
+        for node in local_nodes():
+            if node.works:
+                try:
+                    node.loop.call_soon_threadsafe(what, node)
+                except RuntimeError:  # the loop has closed
+                    continue
+                return True
+        return False
 
 
-pending.wakers.append(_wake)
+wakers.append(_Waker())
 
 
 class Node:
@@ -78,14 +96,17 @@ class Node:
         self.services = Threads("service", 2, 256)  # beat and rounds wait for no page
         self.handler_threads = Threads("handler", settings.handler_threads, settings.handler_queue)
         self.timers = Timers()
+        self.backplane = Backplane(self._heard, self._joined)
+        self.hub = Hub(self.backplane, self.readers, self.services, self.spawn)
+        self.sequencer = Sequencer(self)
+        self.lookout = Lookout(self)
+        self.reaper = Reaper(self)
         self.drain: Drain | None = None
         self.replay_rows = int(settings.replay_rows)
         self.loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._service: list[asyncio.Task[Any]] = []
         self._starting: asyncio.Task[None] | None = None
-        self._missing: dict[tuple[int, int], float] = {}  # attached here says the row, since when
-        self._comparing = asyncio.Lock()  # a node that registers anew compares nothing meanwhile
         self._looking: set[LiveConnection] = set()
 
     # --- start and stop -----------------------------------------------------------------------
@@ -102,7 +123,7 @@ class Node:
         adapt_servers()  # once more: a server may have been imported since the app was ready
         try:
             await self.journal.threads.run(prepare)
-            await self._register()
+            await self.register()
         except DatabaseError as error:
             raise JournalUnavailable(
                 f"the node cannot register ({error}): is the database up, and has"
@@ -112,19 +133,26 @@ class Node:
             self.loop.create_task(self._supervise(name, work))
             for name, work in (
                 ("journal", self.journal.run),
-                ("beat", self._beat),
-                ("round", self._rounds),
-                ("poll", self._poll),
-                ("reaper", Reaper(self).run),
+                ("beat", self.lookout.beat),
+                ("round", self.lookout.rounds),
+                ("poll", self.lookout.poll),
+                ("reaper", self.reaper.run),
+                ("backplane", self.backplane.run),
+                ("sequencer", self.sequencer.run),
             )
         ]
         logger.info("node %s started on %s", self.name, servers.current())
 
-    async def _register(self) -> None:
+    async def register(self) -> None:
+        """A new row for this node, and the group in which it is spoken to."""
+        before = self.id
         me = nodes.Identity(
             self.name, socket.gethostname(), os.getpid(), servers.current(), __version__
         )
         self.id = await self.journal.threads.run(nodes.register, me)
+        self.backplane.leave(node_group(before))
+        for group in (NODES, node_group(self.id)):
+            self.backplane.join(group)
 
     async def _supervise(self, name: str, work: Any) -> None:
         """A service that fails is a defect, and not a reason to serve without it."""
@@ -145,7 +173,12 @@ class Node:
         self._service = []
         self.timers.stop()
         pools = (self.readers, self.services, self.handler_threads)
-        await asyncio.gather(self.journal.stop(), *(pool.stop(STOP_TIMEOUT) for pool in pools))
+        await asyncio.gather(
+            self.journal.stop(),
+            self.backplane.stop(),
+            self.sequencer.stop(STOP_TIMEOUT),
+            *(pool.stop(STOP_TIMEOUT) for pool in pools),
+        )
         if _nodes.get(self.loop) is self and self.drain is None:
             del _nodes[self.loop]  # a node that has drained stays, and refuses
 
@@ -153,6 +186,7 @@ class Node:
         """The loop was closed without a stop, as tests do: end the threads at least."""
         for threads in (self.journal.threads, self.readers, self.services, self.handler_threads):
             threads.end()
+        self.sequencer.end()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task that the node ends at the latest; its exception is logged."""
@@ -204,8 +238,14 @@ class Node:
             del self._tokens[live.attached.token_hash]
         if live.attached is not None and self.sessions.get(live.session_pk) is live:
             del self.sessions[live.session_pk]
+        self.hub.forget(live.outbox)
 
     # --- what connections ask -----------------------------------------------------------------
+
+    @property
+    def works(self) -> bool:
+        """True while its services run."""
+        return bool(self._service) and not self.loop.is_closed()
 
     @property
     def healthy(self) -> bool:
@@ -241,80 +281,30 @@ class Node:
         finally:
             self._looking.difference_update(asked.values())
 
-    # --- beat and round -----------------------------------------------------------------------
+    # --- what others say ----------------------------------------------------------------------
 
-    async def _beat(self) -> None:
-        while True:
-            try:
-                beat = await self.services.run(nodes.beat, self.id, len(self.connections))
-            except OUTAGES as error:
-                logger.warning("beat failed: %s", error)
-            else:
-                if not beat.known:
-                    await self._come_back()
-                elif beat.requested_state == "draining" and self.drain is None:
-                    self.start_drain(DrainOptions.from_request(beat.drain_options))
-                elif beat.requested_state == "up" and self.drain and not self.drain.final:
-                    await self.drain.undo()
-            await asyncio.sleep(settings.beat_interval)
+    def _heard(self, envelope: dict[str, Any]) -> None:
+        """From the layer; its shape has been checked."""
+        kind = envelope["kind"]
+        if kind == "stream":
+            self.hub.hear(
+                envelope["stream"],
+                envelope["epoch"],
+                envelope["from"],
+                envelope["head"],
+                envelope.get("data") or (),
+            )
+        elif kind == "pending":
+            self.take_pending(envelope["sessions"])
+        elif kind == "node":
+            self.lookout.look_now()
 
-    async def _come_back(self) -> None:
-        """The node was declared dead, and lives: a new row, and what is still its own."""
-        old = self.id
-        logger.warning("node %s was declared dead; it registers anew", self.name)
-        async with self._comparing:
-            await self._register()
-            while True:
-                owned = [(pk, live.generation) for pk, live in self.sessions.items()]
-                try:
-                    await self.services.run(nodes.adopt, old, self.id, owned)
-                    break
-                except OUTAGES as error:
-                    logger.warning("cannot take sessions back yet: %s", error)
-                    await asyncio.sleep(settings.poll_interval)
-        if self.drain is not None:
-            await self.drain.report_again()
-
-    async def _rounds(self) -> None:
-        while True:
-            await asyncio.sleep(settings.round_interval)
-            try:
-                async with self._comparing:
-                    await self._round()
-            except OUTAGES as error:
-                logger.warning("round failed: %s", error)
-
-    async def _round(self) -> None:
-        """Compares the registry with the database: this is the truth, all else only hurries."""
-        before = dict(self.sessions)
-        rows = await self.services.run(nodes.attached, self.id)
-        now = self.loop.time()
-        lost = []
-        for pk, live in before.items():
-            if self.sessions.get(pk) is not live or not live.is_open:
-                continue
-            row = rows.pop(pk, None)
-            if row is None or row[0] != live.generation:
-                lost.append(live)
-            else:
-                live.head_moved(row[1])
-                note(live, now)
-        self.spawn(self.find_out(lost))
-        strays = [(pk, row[0]) for pk, row in rows.items() if pk not in self.sessions]
-        self._missing = {stray: self._missing.get(stray, now) for stray in strays}
-        long = [stray for stray, since in self._missing.items() if now - since >= STRAY_AFTER]
-        if long:
-            await self.services.run(nodes.detach_strays, self.id, long)
-
-    async def _poll(self) -> None:
-        """Finds what other processes left for sessions that are attached here."""
-        while True:
-            await asyncio.sleep(settings.poll_interval)
-            if self.sessions:
-                try:
-                    self.take_pending(await self.services.run(pending.waiting, self.id))
-                except OUTAGES as error:
-                    logger.warning("poll failed: %s", error)
+    def _joined(self, group: str) -> None:
+        """What was said to the group before may have been missed."""
+        if group in (NODES, node_group(self.id)):
+            self.lookout.look_now()
+        else:
+            self.hub.look_at(group)
 
     def take_pending(self, sessions: Iterable[int]) -> None:
         """Numbers and sends what was left for sessions (primary keys) attached here."""

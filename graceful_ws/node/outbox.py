@@ -13,11 +13,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from graceful_ws.conf import settings
 from graceful_ws.core.frames import MAX_ARRAY, Ack, Gap, encode, join
-from graceful_ws.core.window import Cursor, Hole, SendWindow, check_page
+from graceful_ws.core.window import Hole, SendWindow, check_page
+
+from .feed import Feed, Source
 
 logger = logging.getLogger("graceful_ws.connection")
 
@@ -25,36 +27,6 @@ ARRAY_BYTES = 256 * 1024  # several frames travel together up to this size
 PAGE_ROWS = 256
 READ_AGAIN = 1.0  # seconds after a page that could not be read
 PAGE_BYTES = 1024 * 1024
-
-
-class Source(Protocol):
-    """A sequence that can be read: the session's own, or a stream."""
-
-    head: int  # the highest number known to be committed
-
-    @property
-    def name(self) -> str | None:
-        """None for the session's own sequence."""
-
-    @property
-    def epoch(self) -> str | None: ...
-
-    def frame(self, seq: int, data: str) -> str: ...
-    async def read(self, after: int, rows: int) -> list[tuple[int, str]]: ...
-
-
-class Feed:
-    """One sequence on its way to one connection."""
-
-    __slots__ = ("cursor", "source")
-
-    def __init__(self, source: Source, window: SendWindow, position: int) -> None:
-        self.source = source
-        self.cursor = Cursor(window, position=position, acked=position)
-
-    @property
-    def behind(self) -> bool:
-        return self.cursor.position < self.source.head
 
 
 class Outbox:
@@ -68,17 +40,17 @@ class Outbox:
         spawn: Callable[[Any], asyncio.Task[Any]],
         *,
         replay_rows: int,
-        array: int = MAX_ARRAY,
+        raw: bool = False,
     ) -> None:
         self.window = SendWindow(settings.send_window, settings.send_window_bytes)
         self.feeds: dict[str | None, Feed] = {}
+        self.raw = raw  # a plain client: data without frames, numbers or acknowledgements
         self.progress_at = asyncio.get_running_loop().time()
         self.replayed = 0
         self._transmit = transmit
         self._on_gap = on_gap
         self._spawn = spawn
         self._replay_rows = replay_rows
-        self._array = array  # frames that may travel as one; 1 for plain clients
         self._queue: deque[tuple[Any, bool]] = deque()  # (frame, is an application message)
         self._queued = 0  # bytes of it
         self._control = 0
@@ -110,8 +82,9 @@ class Outbox:
             self._put(text, True)
             self._wake()
 
-    def one_by_one(self) -> None:
-        self._array = 1  # frames never travel together: for plain clients
+    def make_raw(self) -> None:
+        """The client turned out to be a plain one."""
+        self.raw = True
 
     @property
     def crowded(self) -> bool:
@@ -144,10 +117,11 @@ class Outbox:
             self._results[str(seq)] = result
         self._wake()
 
-    def add(self, source: Source, position: int) -> Feed:
-        """Starts sending a sequence behind ``position``."""
+    def add(self, source: Source, position: int, *, head: int = 0) -> Feed:
+        """Starts sending a sequence behind ``position``. The database may have more than the source
+        knows of yet: everything up to ``head``."""
         feed = self.feeds[source.name] = Feed(source, self.window, position)
-        if position > source.head:
+        if position > max(source.head, head):
             self.gap(feed, "ahead")
         elif feed.behind:
             self._catch_up()
@@ -163,12 +137,20 @@ class Outbox:
         """A message has committed. Its source's head already counts it."""
         if not self._open or seq <= feed.cursor.position:
             return
-        if seq == feed.cursor.position + 1 and self.window.has_room(len(frame)):
-            feed.cursor.advance(seq, len(frame))
-            self._put(frame, True)
+        if seq == feed.cursor.position + 1 and self._has_room(len(frame)):
+            self._send(feed, seq, frame)
             self._wake()
         else:
             self._catch_up()
+
+    def _send(self, feed: Feed, seq: int, frame: str) -> None:
+        feed.cursor.advance(seq, len(frame))
+        if self.raw:
+            feed.cursor.ack(seq)  # nobody will
+        self._put(frame, True)
+
+    def _has_room(self, size: int) -> bool:
+        return not self.crowded if self.raw else self.window.has_room(size)
 
     def moved(self, feed: Feed) -> None:
         """The head of the feed's source has moved, and the messages are not at hand."""
@@ -199,9 +181,10 @@ class Outbox:
             epoch=source.epoch,
         )
         cursor.jump(source.head)
-        self._put(encode(frame), False)
-        self._control += 1
-        self._wake()
+        if not self.raw:
+            self._put(encode(frame), False)
+            self._control += 1
+            self._wake()
         self._on_gap(frame)
 
     def _put(self, frame: str | bytes, application: bool) -> None:
@@ -218,7 +201,7 @@ class Outbox:
 
     @property
     def _spilling(self) -> bool:
-        return not self.window.has_room(self._next_size) and any(
+        return not self._has_room(self._next_size) and any(
             feed.behind for feed in self.feeds.values()
         )
 
@@ -257,8 +240,8 @@ class Outbox:
         size = 0
         application = False
         queue = self._queue
-        nacks = min(len(self._nacks), self._array // 2)
-        limit = self._array - nacks - (self._ack is not None)
+        nacks = min(len(self._nacks), MAX_ARRAY // 2)
+        limit = 1 if self.raw else MAX_ARRAY - nacks - (self._ack is not None)
         while queue and len(frames) < limit and size < ARRAY_BYTES:
             frame, is_message = queue.popleft()
             if is_message:
@@ -295,7 +278,7 @@ class Outbox:
                 if not behind:
                     return
                 for feed in behind:
-                    while self._open and not self.window.has_room(self._next_size):
+                    while self._open and not self._has_room(self._next_size):
                         self._room.clear()
                         await self._room.wait()
                     if self._open and self.feeds.get(feed.source.name) is feed:
@@ -327,14 +310,13 @@ class Outbox:
             return limit
         size = 1
         for seq, data in page:
-            frame = source.frame(seq, data)
+            frame = data if self.raw else source.frame(seq, data)
             size += len(frame)
-            if not self.window.has_room(len(frame)):
+            if not self._has_room(len(frame)):
                 self._next_size = len(frame)
                 break
-            cursor.advance(seq, len(frame))
+            self._send(feed, seq, frame)
             self.replayed += 1
-            self._put(frame, True)
         if self._queue:
             self._wake()
         return max(1, min(PAGE_ROWS, PAGE_BYTES * max(1, len(page)) // size))

@@ -9,6 +9,7 @@ node finishes what another began.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import uuid
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from django.utils.module_loading import import_string
 
 from graceful_ws.conf import settings
 from graceful_ws.store import nodes, retention
+from graceful_ws.store.presence import announce_exits
 
 from .threads import OUTAGES
 
@@ -39,6 +41,8 @@ class Reaper:
         self._dead: dict[uuid.UUID, float] = {}  # with sessions still attached, since when
         self._looked = 0.0
         self._purged = 0.0
+        self._leaving = False  # somebody has, since the last look for it began
+        self._announcing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         while True:
@@ -69,6 +73,7 @@ class Reaper:
             if now - since >= settings.dead_after and await run(nodes.declare_dead, node, beat):
                 logger.warning("node %s is dead: no beat for %.0f s", node, now - since)
         await self._detach(now)
+        await self._announce(absences=self._may_call_absent(now))
         if now - self._since >= SETTLED and now - self._purged >= settings.purge_interval:
             self._purged = now
             await self._purge()
@@ -82,6 +87,40 @@ class Reaper:
         spare = [node for node, since in self._dead.items() if now - since < grace]
         while await run(nodes.detach_dead, 500, spare) > 0:
             pass
+
+    # --- exits --------------------------------------------------------------------------------
+
+    def somebody_left(self) -> None:
+        """A session of this node is over: its audience hears of it now."""
+        self._leaving = True
+        if self._announcing is None:
+            self._announcing = self._node.spawn(self._announce_now())
+            self._announcing.add_done_callback(self._announced)
+
+    def _announced(self, task: asyncio.Task[None]) -> None:
+        self._announcing = None
+        if self._leaving and not task.cancelled():
+            self.somebody_left()
+
+    async def _announce_now(self) -> None:
+        self._leaving = False
+        try:
+            await self._announce(absences=False)
+        except OUTAGES as error:
+            logger.warning("cannot announce who left: %s", error)  # the next look does
+
+    async def _announce(self, *, absences: bool) -> None:
+        exits = functools.partial(announce_exits, absences=absences)
+        while told := await self._node.services.run(exits):
+            self._node.sequencer.ask(told)
+
+    def _may_call_absent(self, now: float) -> bool:
+        """Nobody is absent who could not have come back: this node must have taken connections
+        for a while. (A deploy of a single node announces nobody.)"""
+        if self._since is None or self._node.drain is not None:
+            return False
+        wait = settings.reconnect_window + settings.exit_grace
+        return bool(now - self._since >= max(SETTLED, wait))
 
     async def _purge(self) -> None:
         run = self._node.services.run

@@ -59,7 +59,7 @@ def receive_in_transaction(
     session, generation, client_seq, keep = owner
     try:
         with _collecting() as replies:
-            with writing():
+            with writing(long=True):
                 result = consumer.receive_in_transaction(data)
                 outcome = None if result is None else encode_data({"result": result})
                 first = claim(session, generation, client_seq, replies, outcome, keep)
@@ -77,6 +77,6 @@ def receive_in_transaction(
 
 def plain_transaction(consumer: Any, data: Any) -> list[str]:
     """The same for a plain client, which has no numbers: returns the replies, after the commit."""
-    with _collecting() as replies, writing():
+    with _collecting() as replies, writing(long=True):
         consumer.receive_in_transaction(data)
     return replies

@@ -15,10 +15,12 @@ from typing import Any
 from django.db.models import Q
 from django.utils import timezone
 
-from graceful_ws.models import InboundResult, OutboundMessage, Session, Subscription
+from graceful_ws.models import InboundResult, Session, Subscription
 
-from .base import alias, execute_many, is_outage, locked_rows, writing
+from .base import execute_many, is_outage, locked_rows, writing
 from .entries import Later
+from .presence import come_back
+from .streams import Tip, tips
 
 
 class OtherIdentity(Exception):
@@ -98,7 +100,19 @@ class Attached:
     position: int  # where sending the session's own messages continues
     taken_over: bool = False  # another instance owned the session before
     outcomes: dict[int, str] = field(default_factory=dict)
-    subscriptions: list[tuple[str, str, int, int]] = field(default_factory=list)
+    subscriptions: list[Followed] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)  # streams that hear of a return of this round
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A stream that a resumed session follows: what it has of it, and where the stream stands."""
+
+    stream: str
+    epoch: str
+    from_seq: int
+    acked_seq: int
+    tip: Tip | None  # None: the stream was cleared away
 
 
 def hash_token(token: str) -> bytes:
@@ -168,6 +182,8 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
         )
         taken = [outcome for outcome in outcomes if isinstance(outcome, _Taken)]
         extras = _extras([one for one in taken if one.resumed], using.alias)
+        away = [(row.pk, row.uuid, row.user_id) for row in changed.values() if not row.present]
+        extras["told"] = come_back(using.alias, away)
         return [
             _attached(outcome, extras) if isinstance(outcome, _Taken) else outcome
             for outcome in outcomes
@@ -269,9 +285,9 @@ def _take(session: Session, entry: Attach, now: datetime) -> bool:
     return other
 
 
-def _extras(resumed: list[_Taken], using: str) -> dict[str, dict[int, Any]]:
+def _extras(resumed: list[_Taken], using: str) -> dict[str, Any]:
     """What resumed sessions need beside their row, in one query a table."""
-    extras: dict[str, dict[int, Any]] = {"outcomes": {}, "subscriptions": {}}
+    extras: dict[str, Any] = {"outcomes": {}, "subscriptions": {}}
     if not resumed:
         return extras
     ids = [one.session.pk for one in resumed]
@@ -285,15 +301,17 @@ def _extras(resumed: list[_Taken], using: str) -> dict[str, dict[int, Any]]:
     for start in range(0, len(asked), CONDITIONS):
         for row in results.filter(reduce(or_, asked[start : start + CONDITIONS])):
             extras["outcomes"].setdefault(row.session_id, {})[row.client_seq] = row.outcome
-    subscriptions = Subscription.objects.using(using).filter(session_id__in=ids).order_by("pk")
+    rows = Subscription.objects.using(using).filter(session_id__in=ids).order_by("pk")
+    subscriptions = list(rows)
+    now = tips(sorted({sub.stream for sub in subscriptions}))
     for sub in subscriptions:
         extras["subscriptions"].setdefault(sub.session_id, []).append(
-            (sub.stream, sub.epoch, sub.from_seq, sub.acked_seq)
+            Followed(sub.stream, sub.epoch, sub.from_seq, sub.acked_seq, now.get(sub.stream))
         )
     return extras
 
 
-def _attached(taken: _Taken, extras: dict[str, dict[int, Any]]) -> Attached:
+def _attached(taken: _Taken, extras: dict[str, Any]) -> Attached:
     entry, session = taken.entry, taken.session
     position = session.acked_seq if entry.last_seq_id is None else entry.last_seq_id
     if not taken.taken_over:
@@ -313,10 +331,5 @@ def _attached(taken: _Taken, extras: dict[str, dict[int, Any]]) -> Attached:
         taken_over=taken.taken_over,
         outcomes=extras["outcomes"].get(session.pk, {}),
         subscriptions=extras["subscriptions"].get(session.pk, []),
+        told=extras["told"],
     )
-
-
-def oldest(session: int) -> int | None:
-    """The number of the oldest message kept for a session; None when there is none."""
-    rows = OutboundMessage.objects.using(alias()).filter(session_id=session, seq__isnull=False)
-    return rows.order_by("seq").values_list("seq", flat=True).first()

@@ -28,20 +28,40 @@ def connection() -> BaseDatabaseWrapper:
     return connections[alias()]
 
 
+STOPPED = 10  # seconds that PostgreSQL lets a process which was stopped hold its locks
+
+
 @contextmanager
-def writing() -> Iterator[BaseDatabaseWrapper]:
-    """A write transaction on this thread's own connection.
+def writing(*, long: bool = False) -> Iterator[BaseDatabaseWrapper]:
+    """A write transaction on this thread's own connection; ``long`` when code of the application
+    runs in it.
 
     On SQLite it is IMMEDIATE: a deferred one that read first gets SQLITE_BUSY at once when it
     comes to write, whatever the timeout. PostgreSQL runs READ COMMITTED: numbering relies on each
-    statement seeing what was committed before it.
+    statement seeing what was committed before it. There a process that stands still between two
+    statements (SIGSTOP, a frozen machine) loses its transaction, lest the others wait for it.
     """
     using = connection()
     using.ensure_connection()
-    if using.vendor == "sqlite" and not using.in_atomic_block:
+    outermost = not using.in_atomic_block
+    mode = getattr(using, "transaction_mode", None)
+    if using.vendor == "sqlite" and outermost:
         using.transaction_mode = "IMMEDIATE"  # type: ignore[attr-defined]
-    with transaction.atomic(using=using.alias):
-        yield using
+    try:
+        with transaction.atomic(using=using.alias):
+            if using.vendor == "postgresql" and outermost and not long:
+                with using.cursor() as cursor:
+                    cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout='{STOPPED}s'")
+            yield using
+    finally:
+        if using.vendor == "sqlite" and outermost:
+            using.transaction_mode = mode  # type: ignore[attr-defined]
+
+
+def one_writer() -> bool:
+    """True when the database lets one write at a time (SQLite): writers of one process then share
+    a thread, rather than wait for each other in steps of up to 0.1 s."""
+    return connection().vendor == "sqlite"
 
 
 @contextmanager

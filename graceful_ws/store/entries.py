@@ -31,10 +31,14 @@ class Row:
     acked_seq: int
     last_client_seq: int
     tries: int
+    present: bool
     changed: bool = False
 
 
-COLUMNS = ("id", "generation", "state", "last_seq", "acked_seq", "last_client_seq", "tries")
+COLUMNS = (
+    *("id", "generation", "state", "last_seq", "acked_seq", "last_client_seq", "tries"),
+    "present",
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -149,7 +153,7 @@ class Note(Entry):
     """What costs nothing when lost: acknowledgements, and liveness for the admin."""
 
     acked_seq: int = 0
-    streams: dict[str, int] = field(default_factory=dict)
+    streams: dict[str, tuple[str, int]] = field(default_factory=dict)  # name: (epoch, acked)
     connection_state: str = ""
     rtt_ms: int | None = None
 
@@ -163,8 +167,8 @@ class Note(Entry):
             row.acked_seq = min(self.acked_seq, row.last_seq)
             row.changed = True
             work.acked.append((row.id, row.acked_seq))
-        for stream, seq in self.streams.items():
-            work.stream_acks.append((row.id, stream, seq))
+        for stream, (epoch, seq) in self.streams.items():
+            work.following.acks.append((row.id, stream, epoch, seq))
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from django.db.models import F
+from django.db.models import F, OuterRef, Subquery
 from django.utils import timezone
 
 from graceful_ws.models import AuditEntry, Node, Session
@@ -196,8 +196,9 @@ def detach_dead(batch: int = 500, spare: Sequence[uuid.UUID] = ()) -> int:
         sessions.filter(pk__in=mine).update(
             state=Session.State.DETACHED,
             generation=F("generation") + 1,
+            # When it was last known to live. The right-hand side still sees the node.
+            left_at=Subquery(Node.objects.filter(pk=OuterRef("node_id")).values("beat_at")),
             node=None,
-            left_at=timezone.now(),
             cause="node_lost",
             connection_state="",
         )

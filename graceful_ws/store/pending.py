@@ -1,41 +1,73 @@
-"""Messages for a session from anywhere: kept at once, numbered by the session's owner."""
+"""Messages for a session, or for all of a user's, from anywhere: kept at once, and numbered by the
+session's owner.
+
+A message for a user waits under the reserved name ``user:…`` until its transaction has committed;
+then it is handed to each session that the user has by then, so that a page which opened meanwhile
+gets it too.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from typing import Any
 
 from django.utils import timezone
 
-from graceful_ws.models import OutboundMessage, Session
+from graceful_ws.models import OutboundMessage, Session, StreamMessage
 
-from .base import alias
+from . import streams
+from .base import alias, writing
 
 
 class SessionUnknown(LookupError):
     """There is no such session, or it has ended."""
 
 
-wakers: list[Callable[[int], None]] = []  # of this process: told the primary key, in any thread
-
-
-def wake(session: int) -> None:
-    """Something waits for a session. The nodes of this process hear it now, others find it."""
-    for waker in wakers:
-        waker(session)
-
-
-def leave(public_id: uuid.UUID, data: str) -> int:
+def leave(public_id: uuid.UUID, data: str) -> tuple[int, uuid.UUID | None]:
     """Keeps a message for a session, in the caller's transaction if there is one; takes no lock.
-    Returns the session's primary key. Raises SessionUnknown."""
+    Returns the session's primary key and the node it is attached to. Raises SessionUnknown."""
     sessions = Session.objects.using(alias()).filter(uuid=public_id)
-    pk = sessions.exclude(state=Session.State.ENDED).values_list("pk", flat=True).first()
-    if pk is None:
+    found = sessions.exclude(state=Session.State.ENDED).values_list("pk", "node_id").first()
+    if found is None:
         raise SessionUnknown(f"no live session {public_id}")
+    pk, node = found
     OutboundMessage.objects.using(alias()).create(
         session_id=pk, seq=None, data=data, created_at=timezone.now()
     )
-    return int(pk)
+    return int(pk), node
+
+
+USER = "user:"
+
+
+def leave_for_user(user: Any, data: str) -> str:
+    """Keeps a message for a user (primary key), in the caller's transaction if there is one.
+    Returns the name under which it waits."""
+    name = f"{USER}{user}"
+    streams.leave(name, data)
+    return name
+
+
+def hand_out(name: str) -> list[tuple[int, uuid.UUID | None]] | None:
+    """Hands what waits for a user to the user's sessions, in order, once. Returns the sessions and
+    the nodes that they are attached to; None when nothing waits."""
+    with writing() as using:
+        rows = StreamMessage.objects.using(using.alias).filter(stream=name).order_by("pk")
+        # Whoever came second finds them gone.
+        taken = list(rows.select_for_update()[: streams.BATCH])
+        if not taken:
+            return None
+        sessions = Session.objects.using(using.alias).filter(user_id=name.removeprefix(USER))
+        live = sessions.exclude(state=Session.State.ENDED).order_by("pk")
+        found: list[tuple[int, uuid.UUID | None]] = list(live.values_list("pk", "node_id"))
+        OutboundMessage.objects.using(using.alias).bulk_create(
+            OutboundMessage(session_id=pk, seq=None, data=one.data, created_at=one.created_at)
+            for one in taken
+            for pk, _ in found
+        )
+        gone = StreamMessage.objects.using(using.alias).filter(pk__in=[one.pk for one in taken])
+        gone._raw_delete(using.alias)
+        return found
 
 
 def waiting(node: uuid.UUID) -> list[int]:

@@ -15,10 +15,11 @@ from typing import Any, cast
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from graceful_ws.models import InboundResult, OutboundMessage, Session, Subscription
+from graceful_ws.models import InboundResult, OutboundMessage, Session
 
 from .base import alias, execute_many, is_outage, locked_rows, writing
 from .entries import COLUMNS, Append, Complete, Entry, Fenced, Later, Row, TakePending
+from .following import Following, StreamUnknown
 
 
 class Round:
@@ -32,10 +33,10 @@ class Round:
         self.old_results: list[tuple[int, int]] = []
         self.notes: list[tuple[Any, ...]] = []
         self.detached: list[tuple[Any, ...]] = []
-        self.stream_acks: list[tuple[int, str, int]] = []
         self.acked: list[tuple[int, int]] = []
         self.pending: dict[int, list[tuple[int, str]]] = {}
         self.taken: list[tuple[int, int]] = []
+        self.following = Following(self)
 
     def read_pending(self, sessions: Sequence[int]) -> None:
         """What waits to be numbered, in the order of the inserts; read under the rows' locks."""
@@ -94,15 +95,15 @@ class Round:
         if self.results:
             InboundResult.objects.using(name).bulk_create(self.results)
         changed = [
-            (row.last_seq, row.acked_seq, row.last_client_seq, row.tries, row.id)
+            (row.last_seq, row.acked_seq, row.last_client_seq, row.tries, row.present, row.id)
             for row in rows
             if row.changed
         ]
         session = Session._meta.db_table
         execute_many(
             self.using,
-            f"UPDATE {session} SET last_seq=%s, acked_seq=%s, last_client_seq=%s, tries=%s"
-            " WHERE id=%s",
+            f"UPDATE {session} SET last_seq=%s, acked_seq=%s, last_client_seq=%s, tries=%s,"
+            " present=%s WHERE id=%s",
             changed,
         )
         execute_many(
@@ -131,12 +132,7 @@ class Round:
             f"DELETE FROM {InboundResult._meta.db_table} WHERE session_id=%s AND client_seq<=%s",
             self.old_results,
         )
-        execute_many(
-            self.using,
-            f"UPDATE {Subscription._meta.db_table} SET acked_seq=%s"
-            " WHERE session_id=%s AND stream=%s AND acked_seq<%s",
-            [(seq, session, stream, seq) for session, stream, seq in self.stream_acks],
-        )
+        self.following.write()
 
 
 def commit(entries: Sequence[Entry]) -> list[Any]:
@@ -152,13 +148,14 @@ def commit(entries: Sequence[Entry]) -> list[Any]:
         asked = [entry.session for entry in entries if isinstance(entry, TakePending)]
         if asked:
             work.read_pending(asked)
+        work.following.read(entries)
         for entry in entries:
             row = rows.get(entry.session)
             try:
                 if row is None:
                     raise Fenced if entry.session in gone else Later
                 outcomes.append(entry.apply(row, work))
-            except (Fenced, Later) as error:
+            except (Fenced, Later, StreamUnknown) as error:
                 outcomes.append(error)
         work.write(list(rows.values()))
     return outcomes

@@ -1,0 +1,202 @@
+"""Who follows which stream, and whose audience hears of it: written in the rounds of the writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graceful_ws.models import Presence, StreamMessage, Subscription
+
+from .base import execute_many
+from .entries import Entry, Row
+from .streams import Tip, message, tips
+
+if TYPE_CHECKING:
+    from .rounds import Round
+
+
+class StreamUnknown(LookupError):
+    """The stream's row is missing: it was cleared away just now. Create it and ask again."""
+
+
+@dataclass(slots=True, eq=False)
+class Subscribe(Entry):
+    """Follows a stream from its head on. Outcome: the Tip behind which the session follows it.
+
+    ``joined`` is the message that tells the stream of it, or None without presence.
+    """
+
+    stream: str = ""
+    joined: str | None = None
+
+    def apply(self, row: Row, work: Round) -> Tip:
+        self.owned(row)
+        tip = work.following.subscribe(row, self.stream)
+        if self.joined is not None:
+            work.following.join(row, self.stream, self.joined)
+        return tip
+
+
+@dataclass(slots=True, eq=False)
+class Unsubscribe(Entry):
+    """Follows a stream no longer. ``left`` is the message for the streams that were told."""
+
+    stream: str = ""
+    left: str = ""
+
+    def apply(self, row: Row, work: Round) -> bool:
+        """Outcome: whether the stream is told of it."""
+        self.owned(row)
+        work.following.unsubscribe(row, self.stream)
+        return work.following.leave(row, self.stream, self.left)
+
+
+@dataclass(slots=True, eq=False)
+class Audience(Entry):
+    """Exactly these streams are told of the session's comings and goings. Outcome: those that are
+    told something now."""
+
+    streams: Sequence[str] = ()
+    joined: str = ""
+    left: str = ""
+
+    def apply(self, row: Row, work: Round) -> list[str]:
+        self.owned(row)
+        following = work.following
+        gone = [name for name in sorted(following.audience(row)) if name not in self.streams]
+        told = [name for name in gone if following.leave(row, name, self.left)]
+        return told + [name for name in self.streams if following.join(row, name, self.joined)]
+
+
+@dataclass(slots=True, eq=False)
+class Publish(Entry):
+    """A message of a session's owner for a stream."""
+
+    stream: str = ""
+    data: str = ""
+
+    def apply(self, row: Row, work: Round) -> None:
+        self.owned(row)
+        if self.perhaps is not None and work.following.is_kept(self.perhaps):
+            return
+        kept = message(self.stream, self.data)
+        self.perhaps = kept.uuid
+        work.following.published.append(kept)
+
+
+Follows = Subscribe | Unsubscribe | Audience
+
+
+class Following:
+    """What the entries of one round read and write of streams."""
+
+    def __init__(self, work: Round) -> None:
+        self.published: list[StreamMessage] = []
+        self.acks: list[tuple[int, str, str, int]] = []  # session, stream, epoch, seq
+        self._work = work
+        self._tips: dict[str, Tip] = {}
+        self._subscriptions: dict[tuple[int, str], Tip] = {}
+        self._audiences: dict[int, set[str]] = {}
+        self._made: list[Subscription | Presence] = []
+        self._gone: list[tuple[type[Subscription | Presence], int, str]] = []
+
+    def read(self, entries: Sequence[Entry]) -> None:
+        """What the entries must know, read under the locks of their sessions."""
+        asked = [entry for entry in entries if isinstance(entry, Follows)]
+        if not asked:
+            return
+        using = self._work.using.alias
+        sessions = {entry.session for entry in asked}
+        self._tips = tips(sorted({e.stream for e in asked if isinstance(e, Subscribe)}))
+        rows = Subscription.objects.using(using).filter(session__in=sessions)
+        for session, stream, epoch, first, acked in rows.values_list(
+            "session_id", "stream", "epoch", "from_seq", "acked_seq"
+        ):
+            self._subscriptions[session, stream] = Tip(epoch, max(first, acked))
+        told = Presence.objects.using(using).filter(session__in=sessions)
+        for session, stream in told.values_list("session_id", "stream"):
+            self._audiences.setdefault(session, set()).add(stream)
+
+    def subscribe(self, row: Row, stream: str) -> Tip:
+        known = self._subscriptions.get((row.id, stream))
+        if known is not None:
+            return known
+        tip = self._tips.get(stream)
+        if tip is None:
+            raise StreamUnknown(stream)
+        self._subscriptions[row.id, stream] = tip
+        self._made.append(
+            Subscription(session_id=row.id, stream=stream, epoch=tip.epoch, from_seq=tip.head)
+        )
+        return tip
+
+    def unsubscribe(self, row: Row, stream: str) -> None:
+        if self._subscriptions.pop((row.id, stream), None) is not None:
+            self._forget(Subscription, row, stream)
+
+    def audience(self, row: Row) -> set[str]:
+        return self._audiences.setdefault(row.id, set())
+
+    def join(self, row: Row, stream: str, joined: str) -> bool:
+        audience = self.audience(row)
+        if stream in audience:
+            return False
+        audience.add(stream)
+        self._made.append(Presence(session_id=row.id, stream=stream))
+        self.published.append(message(stream, joined))
+        row.present = row.changed = True
+        return True
+
+    def leave(self, row: Row, stream: str, left: str) -> bool:
+        audience = self.audience(row)
+        if stream not in audience:
+            return False
+        audience.remove(stream)
+        self._forget(Presence, row, stream)
+        self.published.append(message(stream, left))
+        row.present = bool(audience)
+        row.changed = True
+        return True
+
+    def _forget(self, model: type[Subscription | Presence], row: Row, stream: str) -> None:
+        """A row of this very round is simply not made; what it said before is written yet."""
+        made = [
+            one
+            for one in self._made
+            if isinstance(one, model) and (one.session_id, one.stream) == (row.id, stream)
+        ]
+        if made:
+            self._made.remove(made[0])
+        else:
+            self._gone.append((model, row.id, stream))
+
+    def is_kept(self, published: Any) -> bool:
+        """Whether a message of a round whose commit's answer was lost is there."""
+        rows = StreamMessage.objects.using(self._work.using.alias)
+        return rows.filter(uuid=published).exists()
+
+    def write(self) -> None:
+        using = self._work.using
+        for model in (Subscription, Presence):
+            execute_many(
+                using,
+                f"DELETE FROM {model._meta.db_table} WHERE session_id=%s AND stream=%s",
+                [(session, stream) for kind, session, stream in self._gone if kind is model],
+            )
+            made: list[Any] = [one for one in self._made if isinstance(one, model)]
+            if made:
+                model._base_manager.using(using.alias).bulk_create(made)
+        if self.published:
+            StreamMessage.objects.using(using.alias).bulk_create(self.published)
+        execute_many(
+            using,
+            # Where the epoch is another, numbers of the old one mean nothing any more.
+            f"UPDATE {Subscription._meta.db_table}"
+            " SET from_seq=CASE WHEN epoch=%s THEN from_seq ELSE %s END, acked_seq=%s, epoch=%s"
+            " WHERE session_id=%s AND stream=%s AND (epoch<>%s OR acked_seq<%s)",
+            [
+                (epoch, seq, seq, epoch, session, stream, epoch, seq)
+                for session, stream, epoch, seq in self.acks
+            ],
+        )

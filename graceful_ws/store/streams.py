@@ -1,0 +1,198 @@
+"""Streams: what ``publish`` leaves, how it is numbered, and how it is read.
+
+A publisher inserts its message without a number and takes no lock. Once its transaction has
+committed, whoever comes first gives the numbers: the publisher's process, a node that hears of it,
+or any node's look for what was left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
+
+from graceful_ws.models import Stream, StreamMessage
+
+from .base import alias, execute_many, writing
+
+NAME_BYTES = 100
+RESERVED = ("session:", "user:")
+BATCH = 500  # messages numbered in one transaction
+NAMES = 500  # streams asked for in one query
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """Where a stream stands. Two numbers are comparable within one ``epoch`` only."""
+
+    epoch: str
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """What one transaction has numbered, from ``first`` on, in order."""
+
+    stream: str
+    epoch: str
+    first: int
+    data: list[str]
+
+    @property
+    def head(self) -> int:
+        return self.first + len(self.data) - 1
+
+
+def check_name(name: str) -> str:
+    """``name`` if an application may use it for a stream: text of 1 to 100 bytes in UTF-8. Raises
+    ValueError, TypeError for what is no text."""
+    if not isinstance(name, str):
+        raise TypeError(f"a stream's name is text, not {name!r}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"a stream's name is well-formed Unicode, not {name!r}") from None
+    if not 1 <= size <= NAME_BYTES:
+        raise ValueError(f"a stream's name has 1 to {NAME_BYTES} bytes, {name[:40]!r} has {size}")
+    if "\0" in name:
+        raise ValueError(f"a stream's name has no NUL character: {name!r}")
+    if name.startswith(RESERVED):
+        raise ValueError(f"{name!r}: names that begin with {' or '.join(RESERVED)} are reserved")
+    return name
+
+
+def hash_name(name: str) -> bytes:
+    """What a stream is found by: a collation without case would merge two rooms."""
+    return hashlib.sha256(name.encode()).digest()
+
+
+def new_epoch() -> str:
+    return secrets.token_urlsafe(8)
+
+
+def message(name: str, data: str) -> StreamMessage:
+    """A message without a number, not saved yet."""
+    return StreamMessage(uuid=uuid.uuid4(), stream=name, data=data, created_at=timezone.now())
+
+
+def leave(name: str, data: str) -> None:
+    """Keeps a message for a stream, in the caller's transaction if there is one; takes no lock."""
+    message(name, data).save(using=alias(), force_insert=True)
+
+
+def waiting() -> list[str]:
+    """The streams in which something waits for its number."""
+    rows = StreamMessage.objects.using(alias()).filter(seq__isnull=True)
+    return list(rows.order_by().values_list("stream", flat=True).distinct())
+
+
+def number(name: str) -> Numbered | None:
+    """Numbers what waits in one stream, at most ``BATCH``, in the order of the inserts; None when
+    nothing does.
+
+    The stream's row is locked first, and what waits is read by a statement of its own: one that
+    had waited for the lock would still see what its snapshot saw, and number it again.
+    """
+    with writing() as using:
+        rows = StreamMessage.objects.using(using.alias).filter(stream=name, seq__isnull=True)
+        stream = _locked(using, name)
+        found = list(rows.order_by("pk").values_list("pk", "data")[:BATCH])
+        if not found:
+            return None
+        first = stream.head + 1
+        execute_many(
+            using,
+            f"UPDATE {StreamMessage._meta.db_table} SET seq=%s WHERE id=%s",
+            [(seq, pk) for seq, (pk, _) in enumerate(found, first)],
+        )
+        stream.head += len(found)
+        stream.used_at = timezone.now()
+        stream.save(using=using.alias, update_fields=["head", "used_at"])
+        return Numbered(name, stream.epoch, first, [data for _, data in found])
+
+
+def _locked(using: BaseDatabaseWrapper, name: str) -> Stream:
+    """The stream's row, locked; made if it is missing. Waits for whoever numbers it: skipping it
+    would leave what was inserted meanwhile to nobody."""
+    streams = Stream.objects.using(using.alias)
+    locked = streams.filter(name_hash=hash_name(name)).select_for_update(no_key=True)
+    stream = locked.first()
+    if stream is None:
+        _create(using, [name])
+        stream = locked.get()
+    return stream
+
+
+def _create(using: BaseDatabaseWrapper, names: Iterable[str]) -> None:
+    """In one order everywhere: two that insert the same names wait for each other in one row."""
+    now = timezone.now()
+    Stream.objects.using(using.alias).bulk_create(
+        [
+            Stream(name_hash=hash_name(name), name=name, epoch=new_epoch(), used_at=now)
+            for name in sorted(names)
+        ],
+        ignore_conflicts=True,
+    )
+
+
+def tips(names: Sequence[str]) -> dict[str, Tip]:
+    """Where streams stand; those that do not exist are left out."""
+    found: dict[str, Tip] = {}
+    streams = Stream.objects.using(alias())
+    for start in range(0, len(names), NAMES):
+        hashes = [hash_name(name) for name in names[start : start + NAMES]]
+        rows = streams.filter(name_hash__in=hashes).values_list("name", "epoch", "head")
+        found.update({name: Tip(epoch, head) for name, epoch, head in rows})
+    return found
+
+
+def create(names: Sequence[str]) -> None:
+    """Makes the rows of streams that do not exist yet."""
+    missing = set(names) - tips(names).keys()
+    if missing:
+        with writing() as using:
+            _create(using, missing)
+
+
+def page(name: str, after: int, rows: int) -> list[tuple[int, str]]:
+    """A stream's messages behind ``after``, in order: ``(seq, data)``."""
+    found = (
+        StreamMessage.objects.using(alias())
+        .filter(stream=name, seq__gt=after)
+        .order_by("seq")
+        .values_list("seq", "data")[:rows]
+    )
+    return cast("list[tuple[int, str]]", list(found))
+
+
+def rotate_if_behind(name: str, epoch: str, seen: int) -> None:
+    """A node has seen number ``seen`` in a stream whose head is below it now: the database was
+    restored to an older state. From here on its numbers mean something else."""
+    streams = Stream.objects.using(alias())
+    streams.filter(name_hash=hash_name(name), epoch=epoch, head__lt=seen).update(epoch=new_epoch())
+
+
+def rotate_all() -> int:
+    """Gives every stream a new epoch, as after a restore from a backup; returns how many. Numbers
+    go on from where they stand."""
+    count = 0
+    last = 0
+    while True:
+        with writing() as using:
+            rows = Stream.objects.using(using.alias).filter(pk__gt=last).order_by("pk")
+            ids = list(rows.values_list("pk", flat=True)[:BATCH])
+            if not ids:
+                return count
+            execute_many(
+                using,
+                f"UPDATE {Stream._meta.db_table} SET epoch=%s WHERE id=%s",
+                [(new_epoch(), pk) for pk in ids],
+            )
+        last = ids[-1]
+        count += len(ids)
