@@ -1,7 +1,7 @@
 """The admin: live sessions, nodes and the audit trail, all read-only but for three actions.
 
 Closing a session and draining a node are requests: they are written here, and the node concerned
-acts on them at its next look, within a few seconds.
+acts on them at its next look: at once if a channel layer tells it, else within a few seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
-from django.db import router
+from django.db import router, transaction
 from django.db.models import F, Model, Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -32,6 +32,7 @@ from graceful_ws.conf import settings
 from graceful_ws.core.close_codes import CLOSE_CODES, CloseCode, cut_reason
 from graceful_ws.management.drains import progress_text
 from graceful_ws.models import AuditEntry, Node, Session
+from graceful_ws.node.envelopes import NODES, node_envelope, nudge
 from graceful_ws.store import nodes
 from graceful_ws.store.base import alias
 
@@ -304,6 +305,8 @@ class NodeAdmin(AskingAdmin):
         return None
 
     def _asked(self, request: HttpRequest, count: int) -> None:
+        if count:  # after the commit, lest they look too early
+            transaction.on_commit(lambda: nudge(NODES, node_envelope()), using=alias())
         said = ngettext("Asked %d node", "Asked %d nodes", count) % count
         late = _("; it happens within %d seconds.") % settings.beat_interval
         self.message_user(request, f"{said}{late}", messages.SUCCESS)

@@ -10,6 +10,8 @@ import uuid
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from graceful_ws.conf import settings
@@ -60,10 +62,7 @@ def send_to_user(user: Any, data: Any) -> None:
 
     Raises ValueError when ``data`` is not strict JSON or over ``send_bytes``, or without a user.
     """
-    key = getattr(user, "pk", user)
-    if key is None:
-        raise ValueError(f"{user!r} is no user that was saved")
-    name = pending.leave_for_user(key, encoded(data))
+    name = pending.leave_for_user(_key(user), encoded(data))
     transaction.on_commit(lambda: _published(name), using=alias(), robust=True)
 
 
@@ -108,6 +107,17 @@ def encoded(data: Any) -> str:
     if len(text) * 4 > settings.send_bytes and len(text.encode()) > settings.send_bytes:
         raise ValueError(f"{len(text.encode())} bytes, over send_bytes ({settings.send_bytes})")
     return text
+
+
+def _key(user: Any) -> Any:
+    key = getattr(user, "pk", user)
+    try:
+        found = get_user_model()._meta.pk.to_python(key)
+    except ValidationError:
+        found = None
+    if found is None:
+        raise ValueError(f"{user!r} is no user that was saved, nor the primary key of one")
+    return found
 
 
 def _parse(session_id: str) -> uuid.UUID:

@@ -129,14 +129,15 @@ def ready(request: HttpRequest) -> HttpResponse:
     draining = any(node.drain is not None for node in running)
     journal = _journal_state()
     database = journal != BreakerState.OPEN and _database_answers()
-    degraded = [] if layer_probe() else ["channel layer"]
+    layer, layer_fails = _layer_state()
     status = "draining" if draining else "ready" if database else "database"
     answer: dict[str, Any] = {
         "status": status,
         "draining": draining,
         "database": "ok" if database else "failing",
         "journal": journal,
-        "degraded": degraded,
+        "layer": layer,
+        "degraded": ["channel layer"] if layer_fails else [],
     }
     return JsonResponse(answer, status=200 if status == "ready" else 503)
 
@@ -150,6 +151,23 @@ def _journal_state() -> str:
     }
     worst = (BreakerState.OPEN, BreakerState.HALF_OPEN)
     return next((str(state) for state in worst if state in states), str(BreakerState.CLOSED))
+
+
+def _layer_state() -> tuple[str, bool]:
+    """ "none", "memory" or the state of the breaker, and whether a shared layer does not work."""
+    backplanes = [node.backplane for node in local_nodes()]
+    if backplanes:
+        states = {backplane.state for backplane in backplanes}
+        worst = (BreakerState.OPEN, BreakerState.HALF_OPEN)
+        state = next((str(state) for state in worst if state in states), backplanes[0].state)
+        return state, any(backplane.failing for backplane in backplanes)
+    # Before the first connection nobody listens.
+    if not layer_probe():
+        return str(BreakerState.OPEN), True
+    layer = get_channel_layer(settings.channel_layer)
+    if layer is None or isinstance(layer, InMemoryChannelLayer):
+        return "none" if layer is None else "memory", False
+    return str(BreakerState.CLOSED), False
 
 
 def _database_answers() -> bool:

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "graceful_ws"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+WRITTEN = [path for path in FILES if path.parent.name != "migrations"]
 MAX_LINES = 350
 
 # Each ring and the rings it may import besides itself; rings that are not here may import all.
@@ -26,7 +27,8 @@ RINGS: dict[str, set[str]] = {
     "servers": {"core", "conf"},
     "node": {"core", "conf", "store", "servers"},
     "handshake": {"core", "conf"},
-    "consumers": {"core", "conf", "store", "servers", "node", "handshake"},
+    "consumers": {"core", "conf", "store", "servers", "node", "handshake", "following"},
+    "following": {"node"},
     "publishing": {"core", "conf", "store"},
 }
 # Rings that must work in a process that has never heard of Django.
@@ -138,7 +140,7 @@ for module in {modules!r}:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_needs_no_scrolling_for_ever(path: Path) -> None:
     lines = path.read_text().count("\n")
     assert lines <= MAX_LINES, f"{lines} lines: it wants a second name, not a second half"

@@ -21,31 +21,10 @@ from typing import Any
 from graceful_ws.core.breaker import Breaker, BreakerState
 from graceful_ws.core.retry import DATABASE_RETRIES
 
-from .envelopes import (
-    NODES,
-    anudge,
-    echo_envelope,
-    is_known,
-    node_envelope,
-    node_group,
-    nudge,
-    pending_envelope,
-    stream_envelope,
-    stream_group,
-)
+from .envelopes import NODES, anudge, echo_envelope, is_known, node_group, nudge, stream_group
 from .shared_layer import AT_ONCE, Kind, SharedLayer, own_layer
 
-__all__ = [
-    "NODES",
-    "Backplane",
-    "anudge",
-    "node_envelope",
-    "node_group",
-    "nudge",
-    "pending_envelope",
-    "stream_envelope",
-    "stream_group",
-]
+__all__ = ["NODES", "Backplane", "anudge", "node_group", "nudge", "stream_group"]
 
 logger = logging.getLogger("graceful_ws.layer")
 
@@ -75,7 +54,7 @@ class Backplane:
     * ``heard``: called on the event loop with each envelope of a known version and kind
     * ``joined``: called with a group after each (re)join; what was said to it before may be missed
 
-    Everything is for the thread of the event loop, but ``state`` and ``listens``. Without a layer,
+    Everything is for the thread of the event loop, but ``state`` and ``failing``. Without a layer,
     or with one in memory, nothing is ever joined, said or heard.
     """
 
@@ -115,6 +94,11 @@ class Backplane:
             return self._kind
         # A copy: the clock moves a breaker on, and this may not be the thread it belongs to.
         return str(copy.copy(self._breaker).state(time.monotonic()))
+
+    @property
+    def failing(self) -> bool:
+        """Whether a shared layer failed and has not been heard since; from any thread."""
+        return self._failures > 0
 
     @property
     def works(self) -> bool:
@@ -210,14 +194,14 @@ class Backplane:
 
     def _lost(self, error: Exception) -> None:
         """Memberships may be forgotten, so they are taken for lost."""
+        said = f"{type(error).__name__} {error}"
         was_closed, self._failures = self._is_closed(), self._failures + 1
         self._breaker.failed(time.monotonic())
         if self._failures == 1:
-            logger.warning("the channel layer failed, nodes find out by polling: %r", error)
+            logger.warning("the channel layer failed, nodes find out by polling: %s", said)
         if not self._is_closed():
             if was_closed:
-                count = self._failures
-                logger.warning("it failed %d times in a row, the breaker opened: %r", count, error)
+                logger.warning("the channel layer failed %d times in a row: %s", FAILURES, said)
             self.dropped += len(self._queue)
             self._queue.clear()
         self._forget()

@@ -152,7 +152,7 @@ def nudge(group: str, envelope: dict[str, Any]) -> None:
         try:
             async_to_sync(anudge)(group, envelope)
         except Exception as error:
-            logger.warning("could not nudge %s: %r", group, error)
+            logger.info("could not nudge %s: %r", group, error)
         return
     task = loop.create_task(anudge(group, envelope))
     _scheduled.add(task)
@@ -168,4 +168,4 @@ async def anudge(group: str, envelope: dict[str, Any]) -> None:
         async with asyncio.timeout(NUDGE_TIMEOUT):
             await layer.group_send(group, envelope)
     except Exception as error:
-        logger.warning("could not nudge %s: %r", group, error)
+        logger.info("could not nudge %s: %r", group, error)

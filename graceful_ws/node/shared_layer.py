@@ -32,7 +32,7 @@ def own_layer() -> tuple[Kind, SharedLayer | None]:
         return "none", None
     if isinstance(layer, InMemoryChannelLayer):
         return "memory", None
-    if type(layer).__module__.startswith("channels_redis."):
+    if any(base.__module__.startswith("channels_redis.") for base in type(layer).__mro__):
         # An instance of our own: consumers do not fill its mailbox nor hold its locks, and its
         # connections can be closed without ending theirs.
         own = layers.channel_layers.make_backend(settings.channel_layer)

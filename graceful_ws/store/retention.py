@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import reduce
+from operator import or_
 from typing import Any
 
-from django.db.models import Exists, F, Func, IntegerField, OuterRef, Q
+from django.db.models import Exists, F, Func, IntegerField, Min, OuterRef, Q, Sum
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from graceful_ws.conf import settings
@@ -15,7 +18,9 @@ from graceful_ws.models import (
     InboundResult,
     Node,
     OutboundMessage,
+    Presence,
     Session,
+    Stream,
     StreamMessage,
     Subscription,
 )
@@ -23,6 +28,9 @@ from graceful_ws.models import (
 from .base import alias, locked_rows, writing
 
 BATCH = 500
+CONDITIONS = 100  # in one query; SQLite's parser refuses a thousand
+YOUNG = 60.0  # seconds for which a message of a stream is kept in any case
+USED = 600.0  # seconds since its last message for which a stream is trimmed; later its age counts
 
 
 def expire() -> list[tuple[uuid.UUID, str]]:
@@ -83,7 +91,7 @@ def purge() -> int:
     audit = AuditEntry.objects.using(using)
     of_sessions = [
         model.objects.using(using).filter(session__in=ids).order_by("session")
-        for model in (OutboundMessage, InboundResult, Subscription)
+        for model in (OutboundMessage, InboundResult, Subscription, Presence)
     ]
     removed = sum(
         _delete(rows)
@@ -98,7 +106,7 @@ def purge() -> int:
     )
     if ids and not any(rows.exists() for rows in of_sessions):
         removed += _delete(sessions.filter(pk__in=ids))
-    return removed + cap()
+    return removed + cap() + trim_streams() + _idle_streams(ended)
 
 
 def cap() -> int:
@@ -110,13 +118,72 @@ def cap() -> int:
     removed = 0
     for pk, last_seq in list(long.values_list("pk", "last_seq")):
         rows = OutboundMessage.objects.using(alias()).filter(session=pk, seq__isnull=False)
-        cut = last_seq - settings.journal_rows
-        size = 0
-        for seq, length in rows.order_by("-seq").values_list("seq", Bytes("data")).iterator():
-            size += length
-            if size > settings.journal_bytes or seq <= cut:
-                removed += _delete(rows.filter(seq__lte=seq))
-                break
+        cut = max(last_seq - settings.journal_rows, _largest_cut(rows))
+        removed += _delete(rows.filter(seq__lte=cut))
+    return removed
+
+
+def trim_streams() -> int:
+    """Removes messages of streams that nobody needs any more, and what is over ``journal_rows`` or
+    ``journal_bytes`` of one stream: that ends in a gap for whoever still needed it. Returns how
+    many rows went.
+
+    A subscription that is being written cannot be seen yet, so young messages are left alone.
+    """
+    using = alias()
+    now = timezone.now()
+    young = now - timedelta(seconds=YOUNG)
+    used = Stream.objects.using(using).filter(used_at__gte=now - timedelta(seconds=USED))
+    heads = dict(used.order_by("-used_at").values_list("name", "head")[:BATCH])
+    if not heads:
+        return 0
+    follows = Subscription.objects.using(using).filter(stream__in=heads)
+    lowest = dict(
+        follows.exclude(session__state=Session.State.ENDED)
+        .order_by()
+        .values_list("stream")
+        .annotate(lowest=Min(Greatest("from_seq", "acked_seq")))
+    )
+    rows = StreamMessage.objects.using(using).filter(seq__isnull=False)
+    sizes = rows.filter(stream__in=heads).order_by().values_list("stream")
+    large = sizes.annotate(size=Sum(Bytes("data"))).filter(size__gt=settings.journal_bytes)
+    cuts = {name: head - settings.journal_rows for name, head in heads.items()}
+    for name, _ in large:
+        cuts[name] = max(cuts[name], _largest_cut(rows.filter(stream=name)))
+    gone = [Q(stream=name, seq__lte=cut) for name, cut in cuts.items() if cut > 0]
+    needless = [
+        Q(stream=name, seq__lte=lowest.get(name, head), created_at__lt=young)
+        for name, head in heads.items()
+    ]
+    removed = 0
+    conditions = [*gone, *needless]
+    for start in range(0, len(conditions), CONDITIONS):
+        some = reduce(or_, conditions[start : start + CONDITIONS])
+        removed += _delete(rows.filter(some).order_by("stream", "seq"))
+    return removed
+
+
+def _largest_cut(rows) -> int:  # type: ignore[no-untyped-def]
+    """The number up to which rows of a sequence are over ``journal_bytes``; 0 for none."""
+    size = 0
+    for seq, length in rows.order_by("-seq").values_list("seq", Bytes("data")).iterator():
+        size += length
+        if size > settings.journal_bytes:
+            return int(seq)
+    return 0
+
+
+def _idle_streams(before: datetime) -> int:
+    """Removes streams that nobody has used for long; one that comes back has another epoch."""
+    streams = Stream.objects.using(alias())
+    ids = streams.filter(used_at__lt=before).order_by("used_at").values_list("pk", flat=True)
+    old = streams.filter(pk__in=list(ids[:BATCH]))
+    of_it = [
+        Exists(model.objects.filter(stream=OuterRef("name")))
+        for model in (StreamMessage, Subscription, Presence)
+    ]
+    removed = _delete(old.filter(*[~any_of for any_of in of_it]))
+    old.update(used_at=timezone.now())  # followed, if silent: looked at again when its time comes
     return removed
 
 

@@ -30,6 +30,7 @@ class Watcher:
     def __init__(self) -> None:
         self.id = register("watcher")
         self.services = Services()
+        self.drain = None
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         return asyncio.get_running_loop().create_task(coroutine)

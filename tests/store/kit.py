@@ -16,12 +16,13 @@ from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from graceful_ws.models import InboundResult, OutboundMessage, Session
-from graceful_ws.store import nodes
+from graceful_ws.models import InboundResult, OutboundMessage, Session, StreamMessage
+from graceful_ws.store import nodes, streams
 from graceful_ws.store.attach import Attach, Attached, Identity, attach
 from graceful_ws.store.base import connection, forget_connection
 from graceful_ws.store.entries import Append, Complete, Detach, Entry
 from graceful_ws.store.rounds import commit_all
+from graceful_ws.store.streams import Numbered, Tip
 from tests.support.databases import Database
 from tests.support.waiting import eventually_sync
 
@@ -265,3 +266,35 @@ def explain(database: Database, function: Callable[[], Any]) -> list[str]:
     with connection().execute_wrapper(note):
         function()
     return plans
+
+
+# --- streams ----------------------------------------------------------------------------------
+
+
+def stream_rows(name: str) -> list[tuple[int, str]]:
+    """What was numbered in a stream."""
+    rows = StreamMessage.objects.filter(stream=name, seq__isnull=False)
+    return list(rows.order_by("seq").values_list("seq", "data"))
+
+
+def unnumbered(name: str) -> list[str]:
+    """What waits for its number, in the order of the inserts."""
+    rows = StreamMessage.objects.filter(stream=name, seq__isnull=True)
+    return list(rows.order_by("pk").values_list("data", flat=True))
+
+
+def number_all(name: str) -> list[Numbered]:
+    """Numbers until nothing waits."""
+    found = []
+    while (numbered := streams.number(name)) is not None:
+        found.append(numbered)
+    return found
+
+
+def filled(name: str, count: int) -> Tip:
+    """A stream with so many numbered messages, "1", "2", …; where it stands then."""
+    streams.create([name])
+    for n in range(count):
+        streams.leave(name, str(n + 1))
+    number_all(name)
+    return streams.tips([name])[name]

@@ -10,7 +10,14 @@ from django.utils import timezone
 
 from graceful_ws.models import Session, Subscription
 from graceful_ws.store import nodes
-from graceful_ws.store.attach import Identity, OtherIdentity, StaleAttempt, attach, hash_token
+from graceful_ws.store.attach import (
+    Followed,
+    Identity,
+    OtherIdentity,
+    StaleAttempt,
+    attach,
+    hash_token,
+)
 from graceful_ws.store.entries import CountTry, Note
 from graceful_ws.store.rounds import commit_all
 from tests.store.kit import (
@@ -151,7 +158,9 @@ def test_each_resume_of_a_round_gets_its_own_outcomes_and_subscriptions() -> Non
         ]
     )
     assert [list(owner.outcomes) for owner in owners] == [[1, 2], [2], []]
-    assert [owner.subscriptions for owner in owners] == [[(s, "e", 3, 0)] for s in "abc"]
+    assert [owner.subscriptions for owner in owners] == [
+        [Followed(s, "e", 3, 0, None)] for s in "abc"
+    ]
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import wait
 
 import pytest
@@ -15,6 +15,7 @@ from graceful_ws.store import nodes, pending
 from graceful_ws.store.attach import Attached
 from graceful_ws.store.entries import TakePending
 from graceful_ws.store.rounds import commit_all, page
+from graceful_ws.store.wakers import wakers
 from tests.store.kit import (
     WITHIN,
     Elsewhere,
@@ -41,9 +42,19 @@ def take(owner: Attached) -> TakePending:
 def woken() -> Iterator[list[int]]:
     """The sessions whose owners in this process were told that something waits."""
     heard: list[int] = []
-    pending.wakers.append(heard.append)
+
+    class Heard:
+        def published(self, stream: str) -> bool:
+            return True
+
+        def left(self, sessions: Iterable[tuple[int, uuid.UUID | None]]) -> bool:
+            heard.extend(pk for pk, _ in sessions)
+            return True
+
+    waker = Heard()
+    wakers.append(waker)
     yield heard
-    pending.wakers.remove(heard.append)
+    wakers.remove(waker)
 
 
 def test_what_is_sent_waits_without_a_number_until_its_owner_takes_it() -> None:

@@ -10,9 +10,10 @@ import pytest
 from django.utils import timezone
 
 from graceful_ws.models import OutboundMessage
-from graceful_ws.store import nodes, pending, retention, rounds
+from graceful_ws.store import nodes, pending, presence, retention, rounds, streams
 from graceful_ws.store.attach import Attached, attach
 from graceful_ws.store.entries import Note, TakePending
+from graceful_ws.store.following import Audience, Publish, Subscribe, Unsubscribe
 from tests.store.kit import append, attached, complete, explain, hello, node, row
 from tests.support.databases import Database
 
@@ -27,7 +28,7 @@ SERIES = {
 
 LARGE = (
     *("session", "outboundmessage", "streammessage", "inboundresult", "subscription"),
-    "auditentry",
+    *("stream", "presence", "auditentry"),
 )
 
 
@@ -43,7 +44,7 @@ def fill(database: Database) -> Attached:
     number_as_bytes = "convert_to(n::text, 'UTF8')" if postgres else "CAST(n AS BLOB)"
     now = f"'{timezone.now():%Y-%m-%d %H:%M:%S}'"
     copied = (
-        "consumer, auth_hash, session_key_hash, instance, attempt, generation, resumable,"
+        "consumer, auth_hash, session_key_hash, instance, attempt, generation, resumable, present,"
         " acked_seq, last_client_seq, tries, started_at, attached_at, seen_at, remote_address,"
         " user_agent, connection_state, close_reason, cause, resumes"
     )
@@ -71,6 +72,12 @@ def fill(database: Database) -> Attached:
             "session_id, stream, epoch, from_seq, acked_seq",
             f"{session}, 'stream ' || n, 'e', 1, 1",
         ),
+        ("presence", "session_id, stream", f"{session}, 'stream ' || n"),
+        (
+            "stream",
+            "name_hash, name, epoch, head, used_at",
+            f"{number_as_bytes}, 'stream ' || n, 'e', 1, '2020-01-01'",
+        ),
         ("auditentry", "at, node, actor, event, reason", f"{now}, '', '', 'x', ''"),
     ):
         database.sql(
@@ -92,13 +99,28 @@ def work(owner: Attached) -> dict[str, Callable[[], Any]]:
             [
                 append(owner, "1"),
                 complete(owner, 1, "{}", keep=1),
-                Note(*who, acked_seq=1, streams={"s": 1}),
+                Note(*who, acked_seq=1, streams={"s": ("e", 1)}),
                 TakePending(*who),
             ]
         ),
         "claim": lambda: rounds.claim(*who, 2, ["1"], "{}", 1),
         "standing": lambda: rounds.standing(owner.session, 1),
         "send_to_session": lambda: pending.leave(owner.uuid, "1"),
+        "stream page": lambda: streams.page("stream 7", 0, 256),
+        "tips": lambda: streams.tips(["stream 7", "stream 8"]),
+        "streams waiting": streams.waiting,
+        "number": lambda: streams.number("stream 7"),
+        "follow": lambda: rounds.commit(
+            [
+                Subscribe(*who, stream="stream 7", joined="1"),
+                Publish(*who, stream="stream 7", data="1"),
+                Audience(*who, streams=["stream 8"], joined="1", left="1"),
+                Unsubscribe(*who, stream="stream 7", left="1"),
+            ]
+        ),
+        "online": lambda: presence.online("stream 7"),
+        "exits": lambda: presence.announce_exits(absences=True),
+        "hand_out": lambda: pending.hand_out("user:7"),
         "waiting": lambda: pending.waiting(mine),
         "attached": lambda: nodes.attached(mine),
         "detach_dead": nodes.detach_dead,

@@ -111,7 +111,9 @@ def test_positions_in_streams_only_go_forward() -> None:
             Subscription.objects.create(
                 session_id=one.session, stream=stream, epoch="e", from_seq=1, acked_seq=5
             )
-    ack = Note(owner.session, owner.generation, streams={"a": 7, "b": 3, "unknown": 1})
+    ack = Note(
+        owner.session, owner.generation, streams={"a": ("e", 7), "b": ("e", 3), "unknown": ("e", 1)}
+    )
     done(ack)
     acked = Subscription.objects.order_by("session", "stream").values_list("acked_seq", flat=True)
     assert list(acked) == [7, 5, 5, 5]

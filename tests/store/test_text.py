@@ -9,8 +9,7 @@ import pytest
 
 from graceful_ws.core.frames import encode_data, message_frame
 from graceful_ws.publishing import send_to_session
-from graceful_ws.store.attach import oldest
-from graceful_ws.store.entries import Note, TakePending
+from graceful_ws.store.entries import TakePending
 from graceful_ws.store.rounds import page
 from tests.store.kit import append, attached, complete, done, outcomes_kept
 
@@ -68,16 +67,6 @@ def test_pages_are_read_in_order_from_behind_a_number() -> None:
         assert len(rows) == length
         read += rows
     assert read == list(enumerate(texts, 1))
-
-
-@pytest.mark.usefixtures("database")
-def test_the_oldest_message_is_the_one_with_the_lowest_number() -> None:
-    owner = attached()
-    assert oldest(owner.session) is None
-    send_to_session(owner.uuid, "not numbered yet")
-    assert oldest(owner.session) is None
-    done(append(owner, "1", "2", "3"), Note(owner.session, owner.generation, acked_seq=1))
-    assert oldest(owner.session) == 2
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from graceful_ws.conf import settings
 from graceful_ws.core.close_codes import cut_reason
 from graceful_ws.management.drains import Outcome, Watch, outcome_text, progress_text
 from graceful_ws.node.drain import RESERVE
+from graceful_ws.node.envelopes import NODES, node_envelope, nudge
 from graceful_ws.store import base, nodes
 from graceful_ws.validation import nearest, number_problem
 
@@ -39,7 +40,8 @@ Asks nodes to drain: they refuse new WebSockets, tell every client when to come 
 handlers finish, close the rest with code 1012 and keep running. Nothing is lost: sessions resume on
 another node, or on the same one after --undo or a restart.
 
-Nodes see the request with their next beat, within a few seconds."""
+Nodes see the request at once if a channel layer tells them, else with their next beat, within a few
+seconds."""
 EXAMPLES = """\
 examples:
   manage.py drain_connections                     every live node of this host, before a reboot
@@ -175,9 +177,17 @@ class Command(BaseCommand):
         self, ids: list[Any], request: dict[str, Any], *, undo: bool
     ) -> Callable[[], list[Any]]:
         actor = f"{_user()}@{socket.gethostname()}"
-        if undo:
-            return lambda: nodes.ask_undo(ids, actor=actor, reason=request["reason"])
-        return lambda: nodes.ask_drain(ids, request, actor=actor)
+
+        def ask() -> list[Any]:
+            if undo:
+                asked = nodes.ask_undo(ids, actor=actor, reason=request["reason"])
+            else:
+                asked = nodes.ask_drain(ids, request, actor=actor)
+            if asked:
+                nudge(NODES, node_envelope())
+            return asked
+
+        return ask
 
     def _wait(
         self, watch: Watch, until: float, ask: Callable[[], list[Any]], screen: _Screen
