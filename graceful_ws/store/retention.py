@@ -176,15 +176,14 @@ def _largest_cut(rows) -> int:  # type: ignore[no-untyped-def]
 def _idle_streams(before: datetime) -> int:
     """Removes streams that nobody has used for long; one that comes back has another epoch."""
     streams = Stream.objects.using(alias())
-    ids = streams.filter(used_at__lt=before).order_by("used_at").values_list("pk", flat=True)
-    old = streams.filter(pk__in=list(ids[:BATCH]))
-    of_it = [
-        Exists(model.objects.filter(stream=OuterRef("name")))
-        for model in (StreamMessage, Subscription, Presence)
-    ]
-    removed = _delete(old.filter(*[~any_of for any_of in of_it]))
-    old.update(used_at=timezone.now())  # followed, if silent: looked at again when its time comes
-    return removed
+    oldest = streams.filter(used_at__lt=before).order_by("used_at").values_list("name", "pk")
+    old = dict(oldest[:BATCH])
+    for model in (StreamMessage, Subscription, Presence):
+        rows = model._base_manager.using(alias()).filter(stream__in=old)
+        needed = set(rows.order_by().values_list("stream", flat=True).distinct())
+        # Silent, but not forgotten: looked at again when its time comes.
+        streams.filter(pk__in=[old.pop(name) for name in needed]).update(used_at=timezone.now())
+    return _delete(streams.filter(pk__in=old.values(), used_at__lt=before))
 
 
 class Bytes(Func):

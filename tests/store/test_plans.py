@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ def fill(database: Database) -> Attached:
     random_id = "gen_random_uuid()" if postgres else "lower(hex(randomblob(16)))"
     number_as_bytes = "convert_to(n::text, 'UTF8')" if postgres else "CAST(n AS BLOB)"
     now = f"'{timezone.now():%Y-%m-%d %H:%M:%S}'"
+    silent = f"'{timezone.now() - timedelta(hours=1):%Y-%m-%d %H:%M:%S}'"
     copied = (
         "consumer, auth_hash, session_key_hash, instance, attempt, generation, resumable, present,"
         " acked_seq, last_client_seq, tries, started_at, attached_at, seen_at, remote_address,"
@@ -76,7 +78,7 @@ def fill(database: Database) -> Attached:
         (
             "stream",
             "name_hash, name, epoch, head, used_at",
-            f"{number_as_bytes}, 'stream ' || n, 'e', 1, '2020-01-01'",
+            f"{number_as_bytes}, 'stream ' || n, 'e', 1, {silent}",
         ),
         ("auditentry", "at, node, actor, event, reason", f"{now}, '', '', 'x', ''"),
     ):
@@ -132,7 +134,8 @@ def work(owner: Attached) -> dict[str, Callable[[], Any]]:
 
 def reads_a_whole_table(plan: str) -> bool:
     tables = "|".join(LARGE)
-    if re.search(rf"(Seq Scan on|^SCAN) graceful_ws_({tables})", plan, re.MULTILINE):
+    partial = r"(?! USING INDEX graceful_\w+_pending)"  # of a part that is small
+    if re.search(rf"(Seq Scan on|^SCAN) graceful_ws_({tables})\b{partial}", plan, re.MULTILINE):
         return True
     # By the primary key from one end to the other, in the hope of a LIMIT
     return bool(re.search(r"Index (Only )?Scan using \w+_pkey.*\n(?!\s+Index Cond)", plan))
