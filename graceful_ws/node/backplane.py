@@ -97,7 +97,7 @@ class Backplane:
 
     @property
     def failing(self) -> bool:
-        """Whether a shared layer failed and has not been heard since; from any thread."""
+        """Whether a shared layer failed and has not worked for a while since; from any thread."""
         return self._failures > 0
 
     @property
@@ -180,10 +180,8 @@ class Backplane:
         """Joins the test's group, and hears itself: only this proves that the layer works."""
         await layer.add([self._test_group])
         await self._hear_itself(layer, self._test_group)
-        self._breaker.succeeded(time.monotonic())
-        if self._failures:
-            logger.info("the channel layer works again after %d failures", self._failures)
-        self._failures = 0
+        if not self._is_closed():
+            self._breaker.succeeded(time.monotonic())
         self.listens = True
 
     def _groups(self) -> list[str]:
@@ -245,6 +243,11 @@ class Backplane:
         while True:
             await asyncio.sleep(SELF_TEST)
             await self._hear_itself(layer, self._test_group)
+            # Not before: where one of several hosts is away, periods begin well and end at once.
+            self._breaker.succeeded(time.monotonic())
+            if self._failures:
+                logger.info("the channel layer works again after %d failures", self._failures)
+            self._failures = 0
 
     async def _hear_itself(self, layer: SharedLayer, group: str) -> None:
         """Returns when what was said to ``group`` came back. Raises Silent when neither that comes

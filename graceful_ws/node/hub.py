@@ -11,93 +11,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from graceful_ws.core.frames import stream_frame
 from graceful_ws.core.window import Hole, check_page
 from graceful_ws.store import streams
 from graceful_ws.store.streams import Tip
 
 from .envelopes import stream_group
+from .source import Kept, StreamSource
 from .threads import OUTAGES, Threads
 
 if TYPE_CHECKING:
     from .backplane import Backplane
-    from .feed import Feed
     from .outbox import Outbox
 
 logger = logging.getLogger("graceful_ws.hub")
 
-RING_BYTES = 1024 * 1024  # of the last messages of one stream
-RING_ROWS = 1024
 PAGE_ROWS = 500
 LINGER = 30.0  # seconds that a stream without followers is still listened to
 WAIT = 0.05  # seconds for what the layer brings out of order
-
-
-class StreamSource:
-    """One stream as this node knows it; a ``Source`` of every follower's outbox."""
-
-    def __init__(self, name: str, tip: Tip, readers: Threads) -> None:
-        self.name = name
-        self.epoch: str | None = tip.epoch
-        self.head = tip.head  # followers have been told of everything up to here
-        self.wanted = tip.head  # and the database is known to have everything up to here
-        self.followers: dict[Outbox, Feed] = {}
-        self.repair: asyncio.Task[None] | None = None
-        self.left_at: float | None = None  # when the last follower went
-        self._quoted = msgspec.json.encode(name).decode()
-        self._readers = readers
-        self._ring: deque[tuple[int, str]] = deque()
-        self._ring_bytes = 0
-        self._reading: dict[tuple[int, int], asyncio.Task[list[tuple[int, str]]]] = {}
-
-    def frame(self, seq: int, data: str) -> str:
-        return stream_frame(self._quoted, seq, data)
-
-    def deliver(self, seq: int, data: str) -> None:
-        """The next message, to every follower. Waits for nobody."""
-        self.head = seq
-        self.wanted = max(self.wanted, seq)
-        self._ring.append((seq, data))
-        self._ring_bytes += len(data)
-        while len(self._ring) > RING_ROWS or self._ring_bytes > RING_BYTES:
-            self._ring_bytes -= len(self._ring.popleft()[1])
-        frame = self.frame(seq, data)
-        for outbox, feed in self.followers.items():
-            outbox.offer(feed, seq, data if outbox.raw else frame)
-
-    def jump(self, tip: Tip) -> None:
-        """The stream stands elsewhere: followers find their own way, or a gap."""
-        self.epoch, self.head, self.wanted = tip.epoch, tip.head, tip.head
-        self._ring.clear()
-        self._ring_bytes = 0
-
-    async def read(self, after: int, rows: int) -> list[tuple[int, str]]:
-        """Messages behind ``after``; many followers that stand there ask the database once."""
-        ring = self._ring
-        if ring and ring[0][0] <= after + 1 <= ring[-1][0]:
-            first = after + 1 - ring[0][0]
-            return [ring[n] for n in range(first, min(first + rows, len(ring)))]
-        key = (after, rows)
-        reading = self._reading.get(key)
-        if reading is None:
-            reading = asyncio.ensure_future(self._readers.run(streams.page, self.name, *key))
-            self._reading[key] = reading
-            reading.add_done_callback(lambda task: self._read(key, task))
-        return await asyncio.shield(reading)
-
-    def _read(self, key: tuple[int, int], task: asyncio.Task[list[tuple[int, str]]]) -> None:
-        self._reading.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # whoever still waits gets it; nobody may
-
-    async def page(self, after: int, rows: int) -> list[tuple[int, str]]:
-        return await self._readers.run(streams.page, self.name, after, rows)
 
 
 class Hub:
@@ -111,6 +44,7 @@ class Hub:
         self._readers = readers  # of pages
         self._services = services
         self._spawn = spawn
+        self._kept = Kept()
         self._names: dict[str, str] = {}  # of the groups
         self._unsure: set[str] = set()  # streams to look at soon
         self._looking: asyncio.Task[None] | None = None
@@ -120,8 +54,10 @@ class Hub:
     def follow(self, outbox: Outbox, name: str, tip: Tip, position: int) -> None:
         """Sends a stream to a connection from behind ``position`` on, a number of ``tip.epoch``."""
         source = self.sources.get(name)
+        if source is not None:
+            source.left_at = None
         if source is None:
-            source = self.sources[name] = StreamSource(name, tip, self._readers)
+            source = self.sources[name] = StreamSource(name, tip, self._readers, self._kept)
             group = stream_group(name)
             self._names[group] = name
             self._backplane.join(group)
@@ -132,7 +68,6 @@ class Hub:
             source.followers[outbox] = feed = outbox.add(source, source.head)
             outbox.gap(feed, "epoch")
             return
-        source.left_at = None
         source.followers[outbox] = outbox.add(source, position, head=tip.head)
         self._want(source, tip.head)
 
@@ -158,6 +93,7 @@ class Hub:
         for name, source in list(self.sources.items()):
             if source.left_at is not None and now - source.left_at >= LINGER:
                 del self.sources[name]
+                source.keep_nothing()
                 self._unsure.discard(name)
                 if source.repair is not None:
                     source.repair.cancel()
@@ -174,6 +110,9 @@ class Hub:
             return
         if epoch != source.epoch:
             self.look(name)
+            return
+        if data and source.contradicts(first, data[0]):
+            self._contradicted(source)
             return
         if first <= source.head + 1:
             for seq, text in enumerate(data, first):
@@ -292,6 +231,16 @@ class Hub:
         )
         await self._services.run(streams.rotate_if_behind, source.name, tip.epoch, seen)
         self.look(source.name)
+
+    def _contradicted(self, source: StreamSource) -> None:
+        """A number came a second time, with another message: the database was restored, and has
+        grown past what was seen before."""
+        logger.error("stream %r: numbers are given again; they begin anew", source.name)
+        self._spawn(self._rotate(source.name, source.epoch))
+
+    async def _rotate(self, name: str, epoch: str | None) -> None:
+        await self._services.run(streams.rotate, name, epoch)
+        self.look(name)
 
     def _rotated(self, source: StreamSource, tip: Tip) -> None:
         """The stream's numbers mean something else now; followers go on behind its head."""

@@ -176,7 +176,8 @@ class Outbox:
             reason=reason,
             head=source.head,
             stream=source.name,
-            from_=cursor.position + 1,
+            # Numbers of another epoch, or of a lost database, say nothing to anybody.
+            from_=None if reason in ("epoch", "ahead") else cursor.position + 1,
             oldest=oldest,
             epoch=source.epoch,
         )
@@ -295,10 +296,11 @@ class Outbox:
             self.gap(feed, "too_far")
             return limit
         self._next_size = 0
+        epoch = source.epoch
         read = await source.read(cursor.position, limit)
         # From here to the end nothing waits: what is compared stays true. The cursor may have
         # moved while the page was read, by messages that came live.
-        if not self._open or self.feeds.get(source.name) is not feed:
+        if not self._open or self.feeds.get(source.name) is not feed or source.epoch != epoch:
             return limit
         page = [row for row in read if row[0] > cursor.position]
         if read and not page:

@@ -98,7 +98,8 @@ def is_outage(error: object) -> bool:
     """True when the database is away or stuck; the entry is not to blame and is tried again."""
     if isinstance(error, InternalError):
         # read_only_sql_transaction: the server has become a standby.
-        return getattr(error.__cause__, "sqlstate", None) == "25006"
+        # idle_in_transaction_session_timeout: this process stood still, see STOPPED.
+        return getattr(error.__cause__, "sqlstate", None) in ("25006", "25P03")
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     # SQLite's name for a statement that it will never run; elsewhere that is a ProgrammingError.

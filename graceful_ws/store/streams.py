@@ -174,6 +174,12 @@ def page(name: str, after: int, rows: int) -> list[tuple[int, str]]:
     return cast("list[tuple[int, str]]", list(found))
 
 
+def rotate(name: str, epoch: str | None) -> None:
+    """The numbers of a stream mean something else from here on, if its epoch is this one yet."""
+    streams = Stream.objects.using(alias())
+    streams.filter(name_hash=hash_name(name), epoch=epoch).update(epoch=new_epoch())
+
+
 def rotate_if_behind(name: str, epoch: str, seen: int) -> None:
     """A node has seen number ``seen`` in a stream whose head is below it now: the database was
     restored to an older state. From here on its numbers mean something else."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from django.db import DatabaseError, IntegrityError, OperationalError, connections, transaction
 
 from graceful_ws.models import Session
+from graceful_ws.store import base
 from graceful_ws.store.base import (
     connection,
     forget_connection,
@@ -124,3 +126,28 @@ def test_a_probe_asks_over_a_new_connection() -> None:
     before = connection().connection
     probe()
     assert connection().connection is not before
+
+
+@pytest.mark.postgres_only
+def test_a_process_that_stands_still_in_a_transaction_loses_it_as_in_an_outage(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Elsewhere
+) -> None:
+    """A stopped process must not keep the others from its sessions and streams for ever."""
+    monkeypatch.setattr(base, "STOPPED", 1)
+    owner = attached()
+    with pytest.raises(DatabaseError) as raised, writing():  # noqa: PT012
+        done(append(owner, "1"))
+        time.sleep(1.5)
+        Session.objects.count()
+    assert is_outage(raised.value), repr(raised.value.__cause__)
+    forget_connection()
+    assert done(append(owner, "2")) == [1]
+
+
+@pytest.mark.postgres_only
+def test_a_handler_may_take_its_time_in_its_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "STOPPED", 1)
+    owner = attached()
+    with writing(long=True):
+        time.sleep(1.5)
+        done(append(owner, "1"))

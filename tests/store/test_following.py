@@ -82,7 +82,7 @@ def acked(owner: Attached, **positions: tuple[str, int]) -> Note:
 
 
 def followed(owner: Attached) -> dict[str, tuple[str, int, int]]:
-    rows = Subscription.objects.filter(session=owner.session)
+    rows = Subscription.objects.filter(session=owner.session).order_by("pk")
     return {one.stream: (one.epoch, one.from_seq, one.acked_seq) for one in rows}
 
 
