@@ -30,9 +30,9 @@ from graceful_ws.admin_base import (
 from graceful_ws.admin_filters import ConsumerFilter, NodeFilter
 from graceful_ws.conf import settings
 from graceful_ws.core.close_codes import CLOSE_CODES, CloseCode, cut_reason
+from graceful_ws.envelopes import NODES, node_envelope, nudge
 from graceful_ws.management.drains import progress_text
 from graceful_ws.models import AuditEntry, Node, Session
-from graceful_ws.node.envelopes import NODES, node_envelope, nudge
 from graceful_ws.store import nodes
 from graceful_ws.store.base import alias
 

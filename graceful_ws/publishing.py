@@ -16,7 +16,7 @@ from django.db import transaction
 
 from graceful_ws.conf import settings
 from graceful_ws.core.frames import encode_data
-from graceful_ws.node.envelopes import node_group, nudge, pending_envelope, said, stream_group
+from graceful_ws.envelopes import node_group, nudge, pending_envelope, said, stream_group
 from graceful_ws.store import pending, presence, streams, wakers
 from graceful_ws.store.base import alias
 from graceful_ws.store.pending import SessionUnknown

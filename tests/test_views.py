@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -43,6 +42,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     node = SimpleNamespace(
         drain=None,
         journal=SimpleNamespace(breaker=Breaker(failures=1, open_for=30.0, probes=1)),
+        backplane=SimpleNamespace(state="closed", failing=False),
         loop=SimpleNamespace(time=lambda: 100.0),
     )
     monkeypatch.setattr(views, "local_nodes", lambda: [node])
@@ -102,6 +102,7 @@ def test_ready_before_the_first_connection(database: Database, client: Client) -
             "draining": False,
             "database": "ok",
             "journal": "closed",
+            "layer": "none",
             "degraded": [],
         },
     )
@@ -205,15 +206,47 @@ def use_layer() -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 @pytest.mark.sqlite_only
-@pytest.mark.parametrize("config", [{}, layer_of("channels.layers.InMemoryChannelLayer")])
+@pytest.mark.parametrize(
+    ("config", "state"),
+    [({}, "none"), (layer_of("channels.layers.InMemoryChannelLayer"), "memory")],
+)
 def test_no_layer_and_one_in_memory_are_fine(
     database: Database,
     client: Client,
     use_layer: Callable[[dict[str, Any]], None],
     config: dict[str, Any],
+    state: str,
 ) -> None:
     use_layer(config)
-    assert ready(client)[1]["degraded"] == []
+    answer = ready(client)[1]
+    assert (answer["layer"], answer["degraded"]) == (state, [])
+
+
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize(
+    ("state", "failing", "degraded"),
+    [
+        ("none", False, []),
+        ("memory", False, []),
+        ("closed", False, []),
+        ("closed", True, ["channel layer"]),
+        ("half_open", True, ["channel layer"]),
+        ("open", True, ["channel layer"]),
+    ],
+)
+def test_a_node_that_runs_knows_best_whether_the_layer_works(
+    database: Database,
+    client: Client,
+    node: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    failing: bool,
+    degraded: list[str],
+) -> None:
+    monkeypatch.setattr(views, "layer_probe", lambda: pytest.fail("asked all the same"))
+    node.backplane = SimpleNamespace(state=state, failing=failing)
+    status, answer = ready(client)
+    assert (status, answer["layer"], answer["degraded"]) == (200, state, degraded)
 
 
 @pytest.mark.sqlite_only
@@ -229,12 +262,14 @@ def test_a_redis_that_died_is_degraded_and_no_reason_to_go_elsewhere(
     backend: str,
 ) -> None:
     use_layer(layer_of(backend, redis_server.url))
-    assert ready(client)[1]["degraded"] == []
+    answer = ready(client)[1]
+    assert (answer["layer"], answer["degraded"]) == ("closed", [])
     redis_server.kill()
     views.layer_probe.forget()
     started = time.monotonic()
     status, answer = ready(client)
     assert (status, answer["status"], answer["degraded"]) == (200, "ready", ["channel layer"])
+    assert answer["layer"] == "open"
     assert time.monotonic() - started < 5
     redis_server.restart()
 
@@ -260,39 +295,6 @@ def test_a_layer_that_cannot_be_loaded_is_degraded(
 ) -> None:
     use_layer({"default": {"BACKEND": "no_such_module.Layer"}})
     assert ready(client)[1]["degraded"] == ["channel layer"]
-
-
-# the probe
-
-
-def test_a_probes_answer_is_remembered_until_it_is_forgotten() -> None:
-    asked: list[int] = []
-    probe = Probe("it", lambda: asked.append(1), within=5.0, fresh=60.0)
-    assert [probe(), probe(), len(asked)] == [True, True, 1]
-    probe.forget()
-    assert [probe(), len(asked)] == [True, 2]
-
-
-def test_a_probe_that_hangs_is_asked_once_and_nobody_waits_for_it_long() -> None:
-    asked: list[int] = []
-    go_on = threading.Event()
-
-    def hang() -> None:
-        asked.append(1)
-        go_on.wait(30)
-
-    probe = Probe("it", hang, within=0.05, fresh=60.0)
-    assert [probe(), probe(), probe(), len(asked)] == [False, False, False, 1]
-    go_on.set()
-    patient = Probe("it", lambda: None, within=5.0, fresh=60.0)
-    assert patient()
-
-
-def test_a_probe_that_raises_says_no() -> None:
-    def fail() -> None:
-        raise OperationalError("away")
-
-    assert Probe("it", fail, within=5.0, fresh=60.0)() is False
 
 
 # a real server

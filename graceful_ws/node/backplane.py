@@ -20,8 +20,16 @@ from typing import Any
 
 from graceful_ws.core.breaker import Breaker, BreakerState
 from graceful_ws.core.retry import DATABASE_RETRIES
+from graceful_ws.envelopes import (
+    NODES,
+    anudge,
+    echo_envelope,
+    is_known,
+    node_group,
+    nudge,
+    stream_group,
+)
 
-from .envelopes import NODES, anudge, echo_envelope, is_known, node_group, nudge, stream_group
 from .shared_layer import AT_ONCE, Kind, SharedLayer, own_layer
 
 __all__ = ["NODES", "Backplane", "anudge", "node_group", "nudge", "stream_group"]

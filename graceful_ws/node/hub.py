@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from graceful_ws.core.window import Hole, check_page
+from graceful_ws.envelopes import stream_group
 from graceful_ws.store import streams
 from graceful_ws.store.streams import Tip
 
-from .envelopes import stream_group
 from .source import Kept, StreamSource
 from .threads import OUTAGES, Threads
 

@@ -14,6 +14,7 @@ from django.db import DatabaseError
 
 from graceful_ws import __version__, servers
 from graceful_ws.conf import settings
+from graceful_ws.envelopes import NODES, node_group
 from graceful_ws.store import nodes
 from graceful_ws.store.attach import Attach, hash_token
 from graceful_ws.store.base import JournalUnavailable, prepare
@@ -22,7 +23,6 @@ from graceful_ws.store.wakers import wakers
 
 from .backplane import Backplane
 from .drain import Drain, DrainOptions, adapt_servers
-from .envelopes import NODES, node_group
 from .hub import Hub
 from .journal import Journal
 from .lookout import Lookout

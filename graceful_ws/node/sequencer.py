@@ -12,11 +12,11 @@ import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from graceful_ws.envelopes import node_group, pending_envelope, said, stream_group
 from graceful_ws.store import pending, streams
 from graceful_ws.store.base import one_writer
 from graceful_ws.store.streams import Numbered
 
-from .envelopes import node_group, pending_envelope, said, stream_group
 from .threads import OUTAGES, Threads
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from channels import layers
 from channels.layers import BaseChannelLayer, get_channel_layer
 from django.test import override_settings
 
+from graceful_ws.envelopes import pending_envelope
 from graceful_ws.node import backplane as module
 from graceful_ws.node.backplane import Backplane, stream_group
-from graceful_ws.node.envelopes import pending_envelope
 from tests.support.waiting import eventually
 
 CORE = "channels_redis.core.RedisChannelLayer"
@@ -56,6 +56,7 @@ def use(redis_url: str) -> Iterator[Callable[..., None]]:
         if backend is not None:
             if backend in (CORE, PUBSUB):
                 config["hosts"] = [{"address": redis_url, **config.pop("host", {})}]
+                config["hosts"] += config.pop("more", [])
             value = {"default": {"BACKEND": backend, "CONFIG": config}}
         overrides.append(override_settings(CHANNEL_LAYERS=value))
         overrides[-1].enable()

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from graceful_ws.node import backplane as module
-from graceful_ws.node.envelopes import (
+from graceful_ws.envelopes import (
     is_known,
     node_envelope,
     pending_envelope,
     stream_envelope,
 )
+from graceful_ws.node import backplane as module
 from tests.node.backplane_kit import (
     CORE,
     WITHIN,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import time
 from typing import Any
 
 import pytest
+from redis import Redis
 
-from graceful_ws.node import backplane as module
-from graceful_ws.node.envelopes import (
+from graceful_ws.envelopes import (
     node_envelope,
 )
+from graceful_ws.node import backplane as module
 from tests.node.backplane_kit import (
     CORE,
     WITHIN,
+    Ear,
     Start,
     both,
     fake,
@@ -25,6 +28,7 @@ from tests.node.backplane_kit import (
     start,
     use,
 )
+from tests.support.processes import free_port
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
 
@@ -122,6 +126,7 @@ async def test_the_breaker_opens_after_ten_failures_and_closes_when_redis_is_bac
     await eventually(lambda: ear.works, WITHIN, "closed")
     assert ear.state == "closed"
     await heard(ear, ear, name)
+    await eventually(lambda: not ear.failing, WITHIN)
     ours = [record.getMessage() for record in caplog.records if record.name == "graceful_ws.layer"]
     assert len([text for text in ours if "in a row" in text]) == 1
     assert len([text for text in ours if "works again" in text]) == 1
@@ -138,3 +143,40 @@ async def test_a_core_layer_with_the_short_timeout_of_redis_8_stays_up_while_idl
     await eventually(lambda: time.monotonic() > until or not ear.works, WITHIN)
     assert ear.works
     await heard(ear, ear, name)
+
+
+@both
+async def test_no_connection_to_redis_is_left(
+    use: Any, redis_server: RedisServer, backend: str
+) -> None:
+    use(backend)
+    redis = Redis.from_url(redis_server.url)
+    before = len(redis.client_list())
+    ear = Ear()
+    running = asyncio.create_task(ear.run())
+    await ear.in_force(*[group() for _ in range(50)])
+    assert len(redis.client_list()) > before
+    assert redis.dbsize() >= (50 if backend == CORE else 0)
+    running.cancel()
+    await asyncio.wait([running], timeout=WITHIN)
+    await ear.stop()
+    await eventually(lambda: len(redis.client_list()) == before, WITHIN)
+    assert not redis.keys("asgi:group:*")
+    redis.close()
+
+
+async def test_one_of_two_hosts_away_is_no_storm_of_tries(
+    use: Any, start: Start, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = f"redis://127.0.0.1:{free_port()}"
+    use(CORE, more=[{"address": nowhere, "socket_timeout": 20}])
+    caplog.set_level(logging.INFO, "graceful_ws.layer")
+    ear = await start()
+    for _ in range(30):
+        ear.join(group())
+    until = time.monotonic() + 1.5
+    await eventually(lambda: time.monotonic() > until, WITHIN)
+    assert not ear.works
+    assert ear.failing
+    assert ear._failures < 20
+    assert len([record for record in caplog.records if record.name == "graceful_ws.layer"]) <= 4

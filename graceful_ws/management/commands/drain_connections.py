@@ -24,9 +24,9 @@ from django.utils.timesince import timesince
 
 from graceful_ws.conf import settings
 from graceful_ws.core.close_codes import cut_reason
+from graceful_ws.envelopes import NODES, node_envelope, nudge
 from graceful_ws.management.drains import Outcome, Watch, outcome_text, progress_text
 from graceful_ws.node.drain import RESERVE
-from graceful_ws.node.envelopes import NODES, node_envelope, nudge
 from graceful_ws.store import base, nodes
 from graceful_ws.validation import nearest, number_problem
 

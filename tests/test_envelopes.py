@@ -11,12 +11,12 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 
-from graceful_ws.node import backplane as module
-from graceful_ws.node.backplane import nudge
-from graceful_ws.node.envelopes import (
+from graceful_ws.envelopes import (
     node_envelope,
     pending_envelope,
 )
+from graceful_ws.node import backplane as module
+from graceful_ws.node.backplane import nudge
 from tests.node.backplane_kit import (
     CORE,
     WITHIN,
