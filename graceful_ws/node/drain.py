@@ -179,7 +179,7 @@ class Drain:
             self.node.loop.call_later(slot, self._close_plain, live)
             return
         close_in = max(0.0, self._closing_at - self.node.loop.time())
-        live.drain_started(slot, close_in, self.options.reason)
+        live.drain_started(min(slot, close_in), close_in, self.options.reason)
 
     def _close_plain(self, live: LiveConnection) -> None:
         if self.phase is Phase.NOTIFYING and live.is_open:

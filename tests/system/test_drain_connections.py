@@ -130,7 +130,7 @@ async def test_a_node_killed_while_it_drains_is_named(make_site: Callable[..., S
 async def test_undo_does_not_hold_a_node_that_was_told_to_stop(
     make_site: Callable[..., Site],
 ) -> None:
-    site = make_site(settings={**QUICK, "drain_window": 4, "drain_deadline": 10, "drain_rate": 0.2})
+    site = make_site(settings={**QUICK, "drain_window": 8, "drain_deadline": 14, "drain_rate": 0.2})
     async with clients(site, 2) as sockets:
         for client in sockets:
             await answered(client)
