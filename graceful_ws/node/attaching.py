@@ -164,7 +164,7 @@ def detach(live: LiveConnection, code: int) -> tuple[Detach, asyncio.Future[bool
         return None
     ours = live.machine.close_code
     cause = live.end_cause or CAUSES.get(ours or code, "lost")
-    if live.plain and ours is None and code in (CloseCode.NORMAL, CloseCode.GOING_AWAY):
+    if live.plain and cause == "lost" and ours in (CloseCode.NORMAL, CloseCode.GOING_AWAY):
         cause = "bye"  # the only one that such a client can say
     over = live.end_cause is not None or live.ended_elsewhere
     entry = Detach(

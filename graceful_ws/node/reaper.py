@@ -30,7 +30,7 @@ logger = logging.getLogger("graceful_ws.reaper")
 PAUSE = 0.05  # seconds between batches, for those who wait for the database
 LONG_LOOK = 3.0  # beats: looks further apart than this have a hole between them
 COME_BACK = 1.5  # beats that a node declared dead has to come back
-SETTLED = 30.0  # seconds of uninterrupted looks before anything is purged
+SETTLED = 10  # beats of uninterrupted looks before anybody is called absent or anything purged
 
 
 class Reaper:
@@ -74,7 +74,7 @@ class Reaper:
                 logger.warning("node %s is dead: no beat for %.0f s", node, now - since)
         await self._detach(now)
         await self._announce(absences=self._may_call_absent(now))
-        if now - self._since >= SETTLED and now - self._purged >= settings.purge_interval:
+        if now - self._since >= self._settled and now - self._purged >= settings.purge_interval:
             self._purged = now
             await self._purge()
 
@@ -114,13 +114,17 @@ class Reaper:
         while told := await self._node.services.run(exits):
             self._node.sequencer.ask(told)
 
+    @property
+    def _settled(self) -> float:
+        return SETTLED * float(settings.beat_interval)
+
     def _may_call_absent(self, now: float) -> bool:
         """Nobody is absent who could not have come back: this node must have taken connections
         for a while. (A deploy of a single node announces nobody.)"""
         if self._since is None or self._node.drain is not None:
             return False
         wait = settings.reconnect_window + settings.exit_grace
-        return bool(now - self._since >= max(SETTLED, wait))
+        return bool(now - self._since >= max(self._settled, wait))
 
     async def _purge(self) -> None:
         run = self._node.services.run
