@@ -28,11 +28,12 @@ Process = Callable[[S], Iterable[tuple[str, S]]]
 
 
 class Promise(enum.Enum):
-    """What a model can break. G1, G2, G4 and G8 are those of ``docs/guarantees.md``."""
+    """What a model can break. G1, G2, G4, G5 and G8 are those of ``docs/guarantees.md``."""
 
     G1 = "G1: accepted messages arrive once and in order, or a gap is told"
     G2 = "G2: what was acknowledged was handled and its effect is kept, once"
     G4 = "G4: a connection that lost its session writes nothing more"
+    G5 = "G5: who left is told once for each absence, and who came back"
     G8 = "G8: every queue has a bound, and bad input costs only its sender"
     NO_DEADLOCK = "no deadlock: work that is left can go on"
     FAILS_ALONE = "one entry that fails or waits takes no other with it"

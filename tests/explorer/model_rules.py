@@ -34,6 +34,10 @@ class Rule(enum.Enum):
     ASK_FOR_THE_ROW = "... for the row under my number, as others may have moved last_seq"
     NUMBER_IN_A_SECOND_STATEMENT = "a stream is locked first, and read in a second statement"
     RESUME_BY_NUMBER = "a reader's position is a number of the sequence, never a row's id"
+    # Exits
+    EXIT_WITH_ITS_MARK = "an exit is inserted by the transaction that notes it was told"
+    EXIT_ASKED_UNDER_LOCK = "whether somebody is away is asked again under the session's lock"
+    RETURN_IS_TOLD = "an attach tells of a return whose exit was told"
     # receive_in_transaction
     NOTHING_WAITS_FOR_THE_WRITER = "in the user's transaction sends are collected, not awaited"
     STORE_PART_LAST = "the claim of the number follows the user's code"

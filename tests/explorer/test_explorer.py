@@ -1,4 +1,4 @@
-"""G1, G2 and G4 hold in every order of steps; without any one rule something breaks."""
+"""G1, G2, G4 and G5 hold in every order of steps; without any one rule something breaks."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from .explorer import (
 )
 from .model_attach import AbandonedHello, FirstHello, NewInstance, ReconnectStorm, Resume
 from .model_credit import RudeClient, SlowHandler
+from .model_exits import Exits
 from .model_inbound import Incoming, Retrying
 from .model_locks import Detached, ForeignKey, TakeOver, TwoReapers
 from .model_outbound import Outgoing
@@ -44,6 +45,7 @@ SCENARIOS: tuple[type[Scenario[Any]], ...] = (
     Outgoing,
     Sequencing,
     Publishing,
+    Exits,
     InTransaction,
     OneFile,
     AbandonedHello,
@@ -84,6 +86,9 @@ WITHOUT: tuple[tuple[Rule, type[Scenario[Any]], Promise], ...] = (
     (Rule.ASK_FOR_THE_ROW, InTransaction, G2),
     (Rule.NUMBER_IN_A_SECOND_STATEMENT, Sequencing, G1),
     (Rule.RESUME_BY_NUMBER, Sequencing, G1),
+    (Rule.EXIT_WITH_ITS_MARK, Exits, Promise.G5),
+    (Rule.EXIT_ASKED_UNDER_LOCK, Exits, Promise.G5),
+    (Rule.RETURN_IS_TOLD, Exits, Promise.G5),
     (Rule.NOTHING_WAITS_FOR_THE_WRITER, OneFile, STUCK),
     (Rule.STORE_PART_LAST, InTransaction, STUCK),
     (Rule.CLAIM_CHECKS_GENERATION, InTransaction, G4),
