@@ -10,8 +10,10 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import unquote
+from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model, QuerySet
+from django.db import router
+from django.db.models import Model, Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.request import QueryDict
 from django.template.response import TemplateResponse
@@ -25,6 +27,14 @@ from graceful_ws.store.base import alias
 
 CONFIRMED = "confirmed"  # the name of the button on the page that asks
 ITEMS_SHOWN = 20
+
+TONES = {
+    "attached": "good",
+    "up": "good",
+    "draining": "warn",
+    "drained": "warn",
+    "dead": "bad",
+}
 
 
 class ConfirmForm(forms.Form):
@@ -55,9 +65,21 @@ class ObjectAction(NamedTuple):
     applies: Callable[[Any], bool]
 
 
+class Section(NamedTuple):
+    """A table below the fields of one object; ``empty`` stands there instead when it has no rows,
+    ``more`` is the number of rows left out."""
+
+    title: Any
+    columns: Sequence[Any]
+    rows: Sequence[Sequence[Any]]
+    empty: Any = ""
+    more: int = 0
+
+
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Rows that only the nodes write."""
 
+    change_form_template = "admin/graceful_ws/change_form.html"
     list_per_page = 50
     show_full_result_count = False
 
@@ -66,6 +88,16 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).using(alias())
+
+    def get_sections(self, request: HttpRequest, obj: Any) -> list[Section]:
+        """What the page of one object shows below its fields."""
+        return []
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        context["sections"] = self.get_sections(request, kwargs["obj"])
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -80,7 +112,6 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class AskingAdmin(ReadOnlyAdmin):
     """Actions that ask first, from the list and from the page of one object."""
 
-    change_form_template = "admin/graceful_ws/change_form.html"
     object_actions: Sequence[ObjectAction] = ()
 
     def get_object_links(self, obj: Model) -> list[tuple[str, Any]]:
@@ -167,6 +198,20 @@ class AskingAdmin(ReadOnlyAdmin):
             "more": max(0, len(rows) - ITEMS_SHOWN),
         }
         return TemplateResponse(request, "admin/graceful_ws/confirm.html", context)
+
+
+def with_users(rows: QuerySet[Any], field: str = "user") -> QuerySet[Any]:
+    """Reads the users of ``rows`` too. Not joined: they may be in another database."""
+    model = get_user_model()
+    users = model._default_manager.using(router.db_for_read(model))
+    return rows.prefetch_related(Prefetch(field, users))
+
+
+def name_of(user: Any) -> str:
+    """How a user is listed; None is an anonymous one."""
+    if user is None:
+        return format_html('<span class="quiet">{}</span>', _("anonymous"))
+    return str(user.get_username())
 
 
 def badge(text: str, tone: str) -> str:

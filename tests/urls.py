@@ -19,7 +19,8 @@ def _of_connections(node: Node) -> list[str]:
         name = getattr(task.get_coro(), "__qualname__", "")
         module = getattr(getattr(task.get_coro(), "cr_frame", None), "f_globals", {})
         if str(module.get("__name__", "")).startswith(("graceful_ws.", "tests.")):
-            found.append(name)
+            if not name.startswith("Backplane."):  # a service, with tasks of its own
+                found.append(name)
     services = ["Node._supervise"] * len(node._service)
     for service in services:
         if service in found:
@@ -40,6 +41,7 @@ def debug(request: HttpRequest) -> JsonResponse:
                 "timers": len(node.timers),
                 "tasks": _of_connections(node),
                 "journal": len(node.journal),
+                "followers": sum(len(one.followers) for one in node.hub.sources.values()),
             }
             for node in local_nodes()
         ],

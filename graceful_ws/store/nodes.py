@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
-from django.db.models import F, OuterRef, Subquery
+from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
 
 from graceful_ws.models import AuditEntry, Node, Session
@@ -81,9 +81,10 @@ def report(node: uuid.UUID, state: str | None = None, **fields: Any) -> None:
 
 
 def draining_count() -> int:
-    """How many nodes drain now: they share one rate of reconnects."""
-    nodes = Node.objects.using(alias())
-    return max(1, nodes.filter(state=Node.State.DRAINING).count())
+    """How many nodes drain now, or have been asked to: they share one rate of reconnects."""
+    asked = Q(requested_state="draining", state=Node.State.UP)
+    nodes = Node.objects.using(alias()).filter(asked | Q(state=Node.State.DRAINING))
+    return max(1, nodes.count())
 
 
 def adopt(old: uuid.UUID, new: uuid.UUID, owned: Sequence[tuple[int, int]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.servers import ServerProcess, Site
 from tests.support.waiting import eventually_sync
 
-THREADS = 1 + 2 + 8  # writer, readers, handlers
+THREADS = 1 + 2 + 2 + 2 + 8  # writer, readers, services, sequencer, handlers
 
 
 def debug(node: ServerProcess) -> dict[str, Any]:
