@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -32,25 +31,23 @@ async def test_a_site_drains_at_one_rate_whatever_redis_does(
     make_site: MakeSite, redis_server: RedisServer, redis: str
 ) -> None:
     """Sixteen clients of two nodes at four a second: four seconds, as of one node."""
-    settings = {"beat_interval": 3.0, "dead_after": 12.0}  # slower than the drain may begin
+    # With the layer nobody waits for the next beat: it would come too late for this test.
+    beat = 60.0 if redis == "works" else 1.0
+    settings = {"beat_interval": beat, "dead_after": 4 * beat}
     site = make_site(nodes=2, redis_url=redis_server.url, settings=settings)
     async with AsyncExitStack() as stack:
         clients = await clients_of(site, stack)
         if redis == "is stopped":
             redis_server.kill()
-        begun = time.monotonic()
         drain = asyncio.create_task(
             site.adjango(
                 "drain_connections", "--all", "--rate=4", "--window=8", "--timeout=20", "--json"
             )
         )
         notices = [await client.expect("drain") for client in clients]
-        began = time.monotonic() - begun
         slots = sorted(notice["reconnect_in"] / 1000 for notice in notices)
         assert 3.0 < slots[-1] <= 4.0, slots
         assert sum(slot < 2.0 for slot in slots) == CLIENTS, "each node takes half of the rate"
-        if redis == "works":
-            assert began < 2.9, "not with the next beat: at once"
         for client in clients:
             client.cut()
         done = json.loads((await drain).stdout)
