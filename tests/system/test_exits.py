@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.postgres import PostgresServer
 from tests.support.raw import Raw, again
 from tests.support.servers import Site
 from tests.support.waiting import eventually
@@ -186,6 +187,29 @@ async def test_a_site_that_was_away_announces_nobody_who_comes_back_at_once(
             assert (await resumed.hello())["resumed"]
             await asyncio.sleep(GRACE * 2.5)
             assert told(sees, "client_exit") == []
+
+
+async def test_a_database_that_was_away_for_long_buries_no_node_and_announces_nobody(
+    make_site: MakeSite, postgres_server: PostgresServer
+) -> None:
+    site = make_site(database="postgres", nodes=2, settings=SETTINGS)
+    async with member(site) as watcher, member(site, 1) as guest, member(site, 1) as gone:
+        await settled(site, watcher)
+        before = len(told(watcher))
+        await asyncio.to_thread(postgres_server.kill)
+        gone.cut()
+        await asyncio.sleep(SETTINGS["dead_after"] + GRACE)
+        await asyncio.to_thread(postgres_server.restart)
+        await guest.message({"publish": "room", "data": "again"})
+        await watcher.expect("message", data="again")
+        async with again(gone, site.nodes[0].ws(ROOM)) as back:
+            assert (await back.hello())["resumed"]
+            await asyncio.sleep(SETTINGS["dead_after"] + 2 * GRACE)
+            assert len(told(watcher)) == before
+        assert watcher.is_open
+        assert guest.is_open
+    states = site.sql("SELECT state, count(*) FROM graceful_ws_node GROUP BY state")
+    assert states == [("up", 2)]
 
 
 async def test_a_stream_that_is_left_is_told_of_it(site: Site) -> None:
