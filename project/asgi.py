@@ -16,11 +16,11 @@ http = ASGIStaticFilesHandler(get_asgi_application())
 
 from django.urls import path  # noqa: E402
 
-from project.consumers import Notes  # noqa: E402
+from project.consumers import Room  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
         "http": http,
-        "websocket": AuthMiddlewareStack(URLRouter([path("ws/", Notes.as_asgi())])),
+        "websocket": AuthMiddlewareStack(URLRouter([path("ws/", Room.as_asgi())])),
     }
 )

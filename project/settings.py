@@ -1,7 +1,7 @@
 """Settings of the demo site, as a site of your own would have them.
 
-Read from the environment: DATABASE_URL, DJANGO_SECRET_KEY, DJANGO_DEBUG=1, DJANGO_ALLOWED_HOSTS
-(comma separated) and NODE_NAME.
+Read from the environment: DATABASE_URL, REDIS_URL, DJANGO_SECRET_KEY, DJANGO_DEBUG=1,
+DJANGO_ALLOWED_HOSTS (comma separated) and NODE_NAME.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from project.database import database
+from project.database import channel_layers, database
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -57,6 +57,7 @@ ASGI_APPLICATION = "project.asgi.application"
 DATABASES = {
     "default": database(os.environ.get("DATABASE_URL", f"sqlite:///{BASE_DIR}/db.sqlite3"))
 }
+CHANNEL_LAYERS = channel_layers(os.environ.get("REDIS_URL", ""))
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "static/"
@@ -66,10 +67,13 @@ TIME_ZONE = "UTC"
 # All of it may be left out: these fit two nodes on one machine with a few visitors.
 GRACEFUL_WS = {
     "node_name": os.environ.get("NODE_NAME", ""),  # how the admin and `welcome` call this process
-    "poll_interval": 0.1,  # without a channel layer nodes look for messages of other processes
+    "poll_interval": 0.1,  # while no channel layer wakes nodes up, they look for messages
     "reconnect_window": 1,  # seconds over which clients spread their return; 5 for a crowd
+    "exit_grace": 5,  # who is away for longer has left the room
     "drain_window": 5,  # seconds a drain gives clients to move to another node
 }
 
 # Set by `manage.py demo` for the nodes it supervises: their ports, as "8000,8001".
 DEMO_PORTS = [int(port) for port in os.environ.get("DEMO_PORTS", "").split(",") if port]
+# Likewise: the servers it runs besides, as "redis,postgres".
+DEMO_SERVERS = [name for name in os.environ.get("DEMO_SERVERS", "").split(",") if name]

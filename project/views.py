@@ -1,10 +1,11 @@
-"""The demo page, and the two buttons on it that hurt a node."""
+"""The demo page, and the buttons on it that hurt a process."""
 
 from __future__ import annotations
 
 import re
 
 from django.conf import settings
+from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.csrf import ensure_csrf_cookie
@@ -23,7 +24,13 @@ def demo(request: HttpRequest) -> HttpResponse:
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     hosts = [f"{name}:{port}" for port in settings.DEMO_PORTS] or [host]
     sockets = [f"{scheme}://{host}" for host in hosts]
-    response = render(request, "demo.html", {"sockets": [f"{url}/ws/" for url in sockets]})
+    context = {
+        "sockets": [f"{url}/ws/" for url in sockets],
+        "servers": settings.DEMO_SERVERS,
+        "database": connection.vendor,
+        "layer": bool(settings.CHANNEL_LAYERS),
+    }
+    response = render(request, "demo.html", context)
     response["Content-Security-Policy"] = content_security_policy(sockets)
     return response
 
@@ -46,13 +53,14 @@ def content_security_policy(sockets: list[str]) -> str:
 
 @require_POST
 def order(request: HttpRequest) -> HttpResponse:
-    """Has a node drained or killed by the supervisor of the demo; elsewhere there is none.
+    """Has a process drained or killed by the supervisor of the demo; elsewhere there is none.
 
     An order is carried out once: a page whose answer died with the node repeats it.
     """
-    names = [f"node-{number}" for number, _ in enumerate(settings.DEMO_PORTS, 1)]
+    nodes = [f"node-{number}" for number, _ in enumerate(settings.DEMO_PORTS, 1)]
+    names = {"drain": nodes, "kill": [*nodes, *settings.DEMO_SERVERS]}
     action, node, order = (request.POST.get(name, "") for name in ("action", "node", "order"))
-    if node not in names or action not in lifeline.ORDERS or not ORDER.fullmatch(order):
+    if node not in names.get(action, ()) or not ORDER.fullmatch(order):
         raise Http404
     lifeline.ask(action, node, order)
     return JsonResponse({"asked": action, "node": node}, status=202)

@@ -1,9 +1,11 @@
 """``manage.py demo --check``: ten clients, twelve faults, and a count of what came of it.
 
+A Redis and a PostgreSQL that the demo runs are killed too.
+
 Numbers go both ways all the time. The nodes write down which of theirs were accepted, see
-``project.demo.counted``; a client's note is a row that its handler makes in the transaction that
-acknowledges it. Before each fault a client stops reading until the books are ahead of it, so that
-there is something to replay.
+``project.demo.counted``; a client's line is a row that its handler makes in the transaction that
+acknowledges and publishes it, so that every client must hear of every row. Before each fault a
+client stops reading until the books are ahead of it, so that there is something to replay.
 """
 
 from __future__ import annotations
@@ -12,32 +14,32 @@ import asyncio
 import random
 import signal
 import socket
-import sqlite3
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from graceful_ws.client import GracefulClient, GracefulError
 from graceful_ws.client.events import MessageReceived
-from project.demo.counted import INTERVAL, Books
-from project.demo.supervisor import DemoError, Supervised, Supervisor
+from project.demo.counted import INTERVAL, ROOM, Books
+from project.demo.errors import DemoError
+from project.demo.servers import servers_of_our_own
+from project.demo.supervised import Supervised
+from project.demo.supervisor import Say, Supervisor
 from project.demo.tally import Tally, tally
 
 CLIENTS = 10
 EACH_WAY = 1000  # numbered messages, at least
 BEHIND = 5  # messages a client is behind when its fault comes
-BURST = 5  # notes that are on their way then
+BURST = 5  # lines that are on their way then
+SPEAKS = 0.1  # seconds between two lines of a client
 DRAIN = 6.0  # seconds a client does not read while its node drains: longer than drain_window
 PATIENCE = 12.0  # seconds for any one thing to happen
-FAULTS_WITHIN = 28.0  # seconds from the start to the end of the last fault
-LIMIT = 36.0  # seconds from the start until what has not arrived counts as lost
-
-Say = Callable[[str], None]
+FAULTS_WITHIN = 28.0  # seconds from the start to the end of the last fault...
+EACH_SERVER = 12.0  # ...and so many more for each server that is killed
+LIMIT = 8.0  # seconds after that until what has not arrived counts as lost
 
 
 class Visitor:
@@ -45,8 +47,9 @@ class Visitor:
 
     def __init__(self, urls: list[str], directory: Path) -> None:
         self.numbers: list[int] = []  # from the server, as they came
-        self.answers: list[int] = []  # the notes that were answered, as they came
-        self.acked: list[int] = []  # notes
+        self.room: list[int] = []  # numbers of the room's stream, as they came
+        self.lines: dict[int, int] = {}  # primary key of a line that came → its number there
+        self.acked: list[int] = []  # its own lines
         self.nacked: list[int] = []
         self.client = GracefulClient(urls, on_message=self._receive, on_event=lambda event: None)
         self._directory = directory
@@ -54,10 +57,12 @@ class Visitor:
         self._sends: set[asyncio.Task[None]] = set()
 
     def _receive(self, message: MessageReceived) -> None:
-        if "number" in message.data:
+        if message.stream is None:
             self.numbers.append(message.data["number"])
-        else:
-            self.answers.append(message.data["note"])
+        elif message.stream == ROOM:
+            self.room.append(message.seq)
+            if message.data["type"] == "line":
+                self.lines[message.data["line"]] = message.seq
 
     @property
     def books(self) -> Books:
@@ -69,7 +74,7 @@ class Visitor:
         return len(set(self.books.read("accepted")) - set(self.numbers))
 
     def write(self) -> None:
-        """Sends the next note, and waits for nothing."""
+        """Sends the next line, and waits for nothing."""
         self._written += 1
         task = asyncio.create_task(self._send(self._written))
         self._sends.add(task)
@@ -77,7 +82,7 @@ class Visitor:
 
     async def _send(self, number: int) -> None:
         try:
-            await self.client.send({"note": number, "text": "check"})
+            await self.client.send({"type": "line", "number": number, "text": "check"})
         except GracefulError:
             self.nacked.append(number)
         else:
@@ -86,7 +91,7 @@ class Visitor:
     async def write_all_the_time(self) -> None:
         while True:
             self.write()
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(SPEAKS)
 
     @property
     def settled(self) -> bool:
@@ -115,21 +120,25 @@ class Visitor:
 class Check:
     """One run. ``say`` hears of the progress."""
 
-    def __init__(self, directory: Path, say: Say) -> None:
+    def __init__(self, directory: Path, names: Sequence[str], say: Say) -> None:
         self.directory = directory
         self._say = say
         self._books = directory / "books"
         self._books.mkdir()
         ports = free_ports(2)
+        env = {"DEMO_BOOKS": str(self._books)}
+        if "postgres" not in names:
+            env["DATABASE_URL"] = f"sqlite:///{directory}/db.sqlite3"
+        if "redis" not in names:
+            env["REDIS_URL"] = ""
         self._site = Supervisor(
             directory,
             ports,
             application="project.demo.counted:application",
             clock=False,
-            env={
-                "DATABASE_URL": f"sqlite:///{directory}/db.sqlite3",
-                "DEMO_BOOKS": str(self._books),
-            },
+            password="",
+            servers=servers_of_our_own(names, directory),
+            env=env,
             say=say,
         )
         urls = [f"ws://127.0.0.1:{port}/ws/" for port in ports]
@@ -140,18 +149,18 @@ class Check:
 
     async def run(self) -> dict[str, Any]:
         """Returns the line of JSON. Raises DemoError when the site does not even start."""
-        began = time.monotonic()
-        await self._site.prepare("no login")
         async with self._site:
+            began = time.monotonic()
+            end = began + FAULTS_WITHIN + EACH_SERVER * len(self._site.servers)
             for visitor in self.visitors:
                 visitor.client.start()
             try:
-                async with asyncio.timeout(began + FAULTS_WITHIN - time.monotonic()):
+                async with asyncio.timeout(end - time.monotonic()):
                     await self._hurt()
             except (TimeoutError, DemoError) as error:
-                self._say(f"given up: {str(error) or f'not done after {FAULTS_WITHIN:g} s'}")
-            await self._settle(began + LIMIT)
-            result = self._count()
+                self._say(f"given up: {str(error) or f'not done after {end - began:g} s'}")
+            await self._settle(end + LIMIT)
+            result = await self._count()
             await asyncio.gather(*(visitor.client.close() for visitor in self.visitors))
         result["seconds"] = round(time.monotonic() - began, 1)
         return result
@@ -160,13 +169,17 @@ class Check:
 
     async def _hurt(self) -> None:
         visitors = self.visitors
-        await asyncio.gather(*(visitor.client.connected() for visitor in visitors))
+        # What its connect() did is done when its first message has been handled: it is in the room.
+        enter = {"type": "enter", "name": "check"}
+        await asyncio.gather(*(visitor.client.send(enter) for visitor in visitors))
         self._say(f"{len(visitors)} clients on two nodes, numbers both ways")
         writers = [asyncio.create_task(visitor.write_all_the_time()) for visitor in visitors]
         try:
             await self._cut_all()
             await self._signal(visitors[0], signal.SIGTERM)
             await self._signal(visitors[1], signal.SIGKILL)
+            for server in self._site.servers:
+                await self._kill_server(server)
             await until(lambda: min(self._sent(), self._numbers()) >= EACH_WAY, "enough messages")
         finally:
             for writer in writers:
@@ -179,11 +192,15 @@ class Check:
         for visitor in self.visitors:
             visitor.client.resume_reading()
         await asyncio.sleep(2 * INTERVAL)
-        while not all(visitor.settled for visitor in self.visitors):
+        while not self._settled():
             if time.monotonic() > deadline:
                 self._say("not everything has arrived")
                 return
             await asyncio.sleep(0.02)
+
+    def _settled(self) -> bool:
+        heard = min(len(visitor.lines) for visitor in self.visitors)
+        return heard >= self._sent() and all(visitor.settled for visitor in self.visitors)
 
     async def _cut_all(self) -> None:
         self._say("cutting ten TCP connections")
@@ -211,6 +228,21 @@ class Check:
         await visitor.back_after(resumes)
         await self._site.ready(node, after=starts)
 
+    async def _kill_server(self, server: Supervised) -> None:
+        """It comes back by itself; until each client has said something more, it is not over."""
+        self._say(f"SIGKILL for {server.name} (pid {server.pid})")
+        starts = server.starts
+        server.send(signal.SIGKILL)
+        await self._site.ready(server, after=starts)
+        before = [len(visitor.acked) for visitor in self.visitors]
+        await until(
+            lambda: all(
+                len(visitor.acked) > count
+                for visitor, count in zip(self.visitors, before, strict=True)
+            ),
+            f"every client is heard after the end of {server.name}",
+        )
+
     async def _ended(self, node: Supervised, starts: int) -> None:
         await until(lambda: not node.running or node.starts > starts, f"{node.name} ends")
 
@@ -222,44 +254,50 @@ class Check:
     def _numbers(self) -> int:
         return sum(len(visitor.numbers) for visitor in self.visitors)
 
-    def _count(self) -> dict[str, Any]:
-        handled = self._handled()
+    async def _count(self) -> dict[str, Any]:
+        kept = await self._site.kept()
+        handled: dict[str, list[int]] = {}
+        for session, number, _ in kept:
+            handled.setdefault(session, []).append(number)
+        rows = {pk for _, _, pk in kept}
+        # All were in the room before the first line: each stream number from there on is for all.
+        numbers = {number for visitor in self.visitors for number in visitor.lines.values()}
+        due = range(min(numbers, default=1), max(numbers, default=0) + 1)
         total = Tally()
         codes: Counter[int] = Counter()
         for visitor in self.visitors:
-            notes = handled.get(str(visitor.client.session_id), [])
-            total += tally(visitor.numbers, due=visitor.books.read("accepted"))
-            total += tally(notes, due=visitor.acked)
-            total += tally(visitor.answers, due=notes)
+            session = str(visitor.client.session_id)
+            own = {
+                "numbers": tally(visitor.numbers, due=visitor.books.read("accepted")),
+                "own lines": tally(handled.get(session, []), due=visitor.acked),
+                "room": tally(visitor.room, due=due),
+                "lines": Tally(lost=len(rows - visitor.lines.keys())),
+            }
+            for what, counted in own.items():
+                total += counted
+                if counted != Tally():
+                    self._say(f"{session} on {visitor.client.node}, {what}: {counted}")
             codes += visitor.client.close_codes
         clients = [visitor.client for visitor in self.visitors]
         return {
             "sent": self._sent(),
-            "received": self._numbers() + sum(len(visitor.answers) for visitor in self.visitors),
+            "received": self._numbers() + sum(len(visitor.room) for visitor in self.visitors),
             "lost": total.lost,
             "duplicated": total.duplicated,
             "out_of_order": total.out_of_order,
+            "uncommitted": sum(len(visitor.lines.keys() - rows) for visitor in self.visitors),
             "replayed": sum(client.replayed for client in clients),
             "resent": sum(client.resent for client in clients),
             "resumed": sum(client.resumes for client in clients),
             "close_codes": {str(int(code)): codes[code] for code in sorted(codes)},
         }
 
-    def _handled(self) -> dict[str, list[int]]:
-        """The notes of each session, in the order in which they were kept."""
-        handled: dict[str, list[int]] = {}
-        with closing(sqlite3.connect(self.directory / "db.sqlite3")) as database:
-            rows = database.execute("SELECT session, number FROM project_note ORDER BY id")
-            for session, number in rows:
-                handled.setdefault(str(UUID(session)), []).append(number)
-        return handled
-
 
 def complaints(result: dict[str, Any]) -> list[str]:
     """What is wrong with a result; nothing if it shows what it should."""
     wrong = [
         f"{name} is {result[name]}, not 0"
-        for name in ("lost", "duplicated", "out_of_order")
+        for name in ("lost", "duplicated", "out_of_order", "uncommitted")
         if result[name]
     ]
     wrong += [f"{name} is 0" for name in ("replayed", "resent", "resumed") if not result[name]]
@@ -272,12 +310,12 @@ def complaints(result: dict[str, Any]) -> list[str]:
     return wrong + [f"no connection ended with {code}" for code in missed]
 
 
-async def check(say: Say) -> dict[str, Any]:
+async def check(names: Sequence[str], say: Say) -> dict[str, Any]:
     """Runs it in a directory of its own, which is gone afterwards. SIGTERM counts as Ctrl-C, so
-    that it is."""
+    that it is. ``names``: servers to run it on, of ``project.demo.servers``."""
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     with tempfile.TemporaryDirectory(prefix="graceful_ws_demo_") as directory:
-        return await Check(Path(directory), say).run()
+        return await Check(Path(directory), names, say).run()
 
 
 def free_ports(count: int) -> list[int]:
@@ -303,6 +341,3 @@ async def until(true: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {PATIENCE:g} s: {what}")
         await asyncio.sleep(0.02)
-
-
-__all__ = ["DemoError", "check", "complaints"]

@@ -1,4 +1,4 @@
-"""``python -m project.demo.clock``: speaks to every session five times a second.
+"""``python -m project.demo.clock``: five ticks a second for all in the room.
 
 A process of its own, so that it goes on while a visitor's connection is cut or its node is dead:
 what it says meanwhile waits in the journal. The count and the message commit together, so the
@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
-from datetime import timedelta
-from uuid import UUID
 
 import django
-from django.db import DatabaseError, close_old_connections, transaction
-from django.db.models import Q
-from django.utils import timezone
+from django.db import DatabaseError, InterfaceError, connection, transaction
 
 from project.demo import lifeline
 
 INTERVAL = 0.2  # seconds
-AWAY = timedelta(seconds=60)  # a visitor gone for longer is not spoken to until it returns
+LOOK = 1.0  # seconds between two looks at who is there
+LINGER = 60.0  # seconds that it ticks on in an empty room: its visitors may come back
 
 logger = logging.getLogger("project.clock")
 
@@ -29,39 +25,36 @@ logger = logging.getLogger("project.clock")
 def main() -> None:
     django.setup()
     logging.basicConfig(level=logging.INFO)
-    due = time.monotonic()
+    from graceful_ws.publishing import online
+    from project.consumers import ROOM
+
+    due = looked = seen = time.monotonic() - LINGER
     while True:
+        now = time.monotonic()
         try:
-            tick()
-        except DatabaseError as error:
+            if now - looked >= LOOK:
+                looked = now
+                seen = now if online(ROOM) else seen
+            if now - seen < LINGER:
+                tick()
+        except (DatabaseError, InterfaceError) as error:
             logger.warning("no tick: %s", error)
-            close_old_connections()
+            connection.close()
         now = time.monotonic()
         due = max(due + INTERVAL, now)
         time.sleep(due - now)
 
 
 def tick() -> None:
-    from graceful_ws.publishing import SessionUnknown, send_to_session
+    from graceful_ws.publishing import publish
+    from project.consumers import CLOCK
     from project.models import Clock
 
     with transaction.atomic():
-        for session in visitors():
-            clock, _ = Clock.objects.get_or_create(session=session)
-            clock.ticks += 1
-            with suppress(SessionUnknown):  # it ended since we looked
-                send_to_session(session, {"tick": clock.ticks, "at": round(time.time() * 1000)})
-                clock.save(update_fields=["ticks"])
-
-
-def visitors() -> list[UUID]:
-    """The public ids of sessions that have a visitor, or had one a moment ago."""
-    from graceful_ws.models import Session
-    from project.consumers import Notes
-
-    here = Q(left_at=None) | Q(left_at__gt=timezone.now() - AWAY)
-    sessions = Session.objects.filter(here, consumer=Notes.label())
-    return list(sessions.exclude(state=Session.State.ENDED).values_list("uuid", flat=True))
+        clock, _ = Clock.objects.get_or_create(pk=1)
+        clock.ticks += 1
+        clock.save(update_fields=["ticks"])
+        publish(CLOCK, {"tick": clock.ticks, "at": round(time.time() * 1000)})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 INTERVAL = 0.08  # seconds between two numbers to a client
+ROOM = "room"  # the consumer's stream
 
 
 class Books:
@@ -48,9 +49,9 @@ if "DEMO_BOOKS" in os.environ:  # not in the process that only reads them
     from django.urls import path
 
     from graceful_ws.consumers import Fenced, JournalUnavailable
-    from project.consumers import Notes
+    from project.consumers import Room
 
-    class Counted(Notes):
+    class Counted(Room):
         _counting: asyncio.Task[None] | None = None
 
         async def session_started(self) -> None:

@@ -8,113 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import signal
 import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from project.demo.errors import DemoError
 from project.demo.lifeline import ORDERS
+from project.demo.servers import Server
+from project.demo.supervised import ROOT, Supervised
 
-ROOT = Path(__file__).resolve().parents[2]
 BACKLOG = 2048  # Daphne's own 50 overflows when a thousand clients come back at once
 READY_WITHIN = 30.0  # seconds from start to the first answer
-PREPARED_WITHIN = 60.0  # seconds for the tables
+DONE_WITHIN = 60.0  # seconds for the tables to be made, or read
 END_WITHIN = 30.0  # seconds that a drain may take before the process is killed
-OFTEN = 5  # deaths of one process...
-SHORTLY = 10.0  # ...within so many seconds, and it rests...
-REST = 5.0  # ...for so many before the next start
+SERVERS_END_WITHIN = 5.0  # likewise for the servers, which nobody uses by then
 ANSWER = 0.1  # seconds between an order and its signal
+SERVER_PAUSE = 3.0  # seconds that a server that died stays away: long enough to see
 
-
-class DemoError(Exception):
-    """The demo cannot run; the message is one line for the user."""
-
-
-class Supervised:
-    """One process that is started again when it ends."""
-
-    def __init__(
-        self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path, port: int | None
-    ) -> None:
-        self.name = name
-        self.port = port
-        self.log = log
-        self.starts = 0
-        self._argv = argv
-        self._env = env
-        self._process: asyncio.subprocess.Process | None = None
-        self._deaths: deque[float] = deque(maxlen=OFTEN)
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.returncode is None
-
-    @property
-    def pid(self) -> int:
-        """The process id of the last start."""
-        assert self._process is not None
-        return self._process.pid
-
-    async def start(self, lifeline: socket.socket) -> asyncio.subprocess.Process:
-        """Starts it with ``lifeline`` as its stdin, in a process group of its own: a Ctrl-C in the
-        terminal is for the supervisor alone."""
-        with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._argv,
-                env=dict(self._env),
-                cwd=ROOT,
-                stdin=lifeline.fileno(),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.starts += 1
-        return self._process
-
-    def died(self) -> float:
-        """Counts a death; returns the seconds to rest before the next start."""
-        self._deaths.append(time.monotonic())
-        often = len(self._deaths) == OFTEN and self._deaths[-1] - self._deaths[0] < SHORTLY
-        return REST if often else 0.0
-
-    def send(self, number: signal.Signals) -> None:
-        """Sends a signal; nothing happens when it does not run."""
-        if self.running:
-            assert self._process is not None
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
-
-    async def answers(self, host: str) -> bool:
-        """Whether its HTTP answers, which is later than its port being open."""
-        try:
-            async with asyncio.timeout(2.0):
-                reader, writer = await asyncio.open_connection(host, self.port)
-                try:
-                    writer.write(b"GET /graceful/live/ HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
-                    return b" 200 " in await reader.readline()
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError):
-            return False
-
-    def last_words(self) -> str:
-        """The last line of its log."""
-        lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+Say = Callable[[str], None]
 
 
 class Supervisor:
-    """Two nodes and a clock. ``say`` is told, one line at a time, what happens to them.
+    """Two nodes and a clock, and the servers they are given. ``say`` is told, one line at a time,
+    what happens to them.
 
-    site = Supervisor(directory, [8000, 8001])
-    await site.prepare(password)
+    site = Supervisor(directory, [8000, 8001], password="of the admin")
     async with site:
         site.node("node-1").send(signal.SIGKILL)
+
+    Without ``password`` the tables have to be there.
     """
 
     def __init__(
@@ -125,8 +55,10 @@ class Supervisor:
         host: str = "127.0.0.1",
         application: str = "project.asgi:application",
         clock: bool = True,
+        password: str | None = None,
+        servers: Sequence[Server] = (),
         env: Mapping[str, str] | None = None,
-        say: Callable[[str], None] = lambda line: None,
+        say: Say = lambda line: None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -134,17 +66,20 @@ class Supervisor:
         self.near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # reached from here by
         self.ports = list(ports)
         self._say = say
-        self._env = {**os.environ, **self._site(), **(env or {})}
+        self._password = password
+        urls = {server.variable: server.url for server in servers}
+        self._env = {**os.environ, **self._site(), **(env or {}), **urls}
+        self._env["DEMO_SERVERS"] = ",".join(server.name for server in servers)
+        self.servers = [self._server(server) for server in servers]
         self.processes = [
             self._node(f"node-{number}", port, application)
             for number, port in enumerate(self.ports, 1)
         ]
         if clock:
-            self.processes.append(self._process("clock", ["project.demo.clock"], {}, None))
-        self._keepers: list[asyncio.Task[None]] = []
+            self.processes.append(self._process("clock", ["project.demo.clock"]))
+        self._keepers: dict[Supervised, asyncio.Task[None]] = {}
         self._orders: deque[str] = deque(maxlen=100)
-        self._ending: signal.Signals | None = None
-        self._over = asyncio.Event()
+        self._ending: dict[Supervised, signal.Signals] = {}
 
     def _site(self) -> dict[str, str]:
         values = {
@@ -158,68 +93,93 @@ class Supervisor:
             values["DJANGO_ALLOWED_HOSTS"] = "*"  # whatever name this machine is reached by
         return values
 
+    def _server(self, server: Server) -> Supervised:
+        argv = ["project.demo.server", server.name, str(server.home)]
+        answers = partial(asyncio.to_thread, server.answers)
+        return self._process(server.name, argv, answers=answers, pause=SERVER_PAUSE)
+
     def _node(self, name: str, port: int, application: str) -> Supervised:
         interface = self.host.replace(":", "\\:")
         endpoint = f"tcp:port={port}:interface={interface}:backlog={BACKLOG}"
         argv = ["project.demo.node", "-e", endpoint, application]
-        return self._process(name, argv, {"NODE_NAME": name}, port)
+        return self._process(name, argv, answers=partial(http_answers, self.near, port))
 
     def _process(
-        self, name: str, module: Sequence[str], env: Mapping[str, str], port: int | None
+        self,
+        name: str,
+        module: Sequence[str],
+        *,
+        answers: Callable[[], Awaitable[bool]] | None = None,
+        pause: float = 0.0,
     ) -> Supervised:
         argv = [sys.executable, "-m", *module]
-        log = self.directory / f"{name}.log"
-        return Supervised(name, argv, {**self._env, **env}, log, port)
+        env = {**self._env, "NODE_NAME": name, "PGAPPNAME": name}  # as pg_stat_activity shows it
+        return Supervised(name, argv, env, self.directory / f"{name}.log", answers, pause)
 
     def node(self, name: str) -> Supervised:
         """One of the processes by its name. Raises KeyError."""
-        for process in self.processes:
+        for process in [*self.processes, *self.servers]:
             if process.name == name:
                 return process
         raise KeyError(name)
 
     # --- start --------------------------------------------------------------------------------
 
-    async def prepare(self, password: str) -> None:
-        """Makes the tables and the login "admin". Raises DemoError."""
+    async def _run_once(self, module: str, said: str = "") -> str:
+        """The output of a module of the site that hears ``said``. Raises DemoError with its last
+        line when it fails."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "project.demo.prepare"),
+            *(sys.executable, "-m", module),
             env=self._env,
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(PREPARED_WITHIN):
-                output, _ = await process.communicate(password.encode())
+            async with asyncio.timeout(DONE_WITHIN):
+                output, errors = await process.communicate(said.encode())
         except TimeoutError:
             raise DemoError("the database does not answer") from None
         finally:
             if process.returncode is None:
                 process.kill()
         if process.returncode:
-            lines = output.decode(errors="replace").strip().splitlines() or ["no output"]
-            raise DemoError(f"the database could not be prepared: {lines[-1]}")
+            lines = errors.decode(errors="replace").strip().splitlines() or ["no output"]
+            raise DemoError(f"{module} failed: {lines[-1]}")
+        return output.decode()
+
+    async def kept(self) -> list[tuple[str, int, int]]:
+        """Every line that the database holds: session, the session's number, primary key."""
+        return [tuple(line) for line in json.loads(await self._run_once("project.demo.kept"))]
 
     async def __aenter__(self) -> Supervisor:
-        """Returns when both nodes answer. Raises DemoError when one does not."""
-        for process in self.processes:
-            process.log.unlink(missing_ok=True)
-        self._keepers = [asyncio.create_task(self._keep(process)) for process in self.processes]
+        """Returns when all of it answers. Raises DemoError when something does not."""
         try:
-            await asyncio.gather(*(self.ready(p) for p in self.processes if p.port is not None))
+            await self._start(self.servers)
+            if self._password is not None:
+                self._say("Preparing the database ...")
+                await self._run_once("project.demo.prepare", self._password)
+            self._say(f"Starting {' and '.join(p.name for p in self.processes if p.answers)} ...")
+            await self._start(self.processes)
         except BaseException:
             await self._kill()
             raise
         return self
 
+    async def _start(self, processes: Sequence[Supervised]) -> None:
+        for process in processes:
+            process.log.unlink(missing_ok=True)
+            self._keepers[process] = asyncio.create_task(self._keep(process))
+        await asyncio.gather(*(self.ready(process) for process in processes if process.answers))
+
     async def ready(self, process: Supervised, after: int = 0) -> None:
-        """Returns when a node answers that was started more than ``after`` times. Raises DemoError
-        when it dies before that, or is late."""
+        """Returns when a process answers that was started more than ``after`` times. Raises
+        DemoError when it dies before that, or is late."""
+        assert process.answers is not None
         deadline = time.monotonic() + READY_WITHIN
-        while process.starts <= after or not await process.answers(self.near):
+        while process.starts <= after or not await process.answers():
             if process.starts > after + 1 or time.monotonic() > deadline:
                 words = f"{process.last_words()} (all of it in {process.log})"
                 raise DemoError(f"{process.name} does not start: {words}")
@@ -228,15 +188,15 @@ class Supervisor:
     # --- keep ---------------------------------------------------------------------------------
 
     async def _keep(self, process: Supervised) -> None:
-        while self._ending is None:
+        while process not in self._ending:
             status = await self._run(process)
-            if self._ending is not None:
+            process.clear()
+            if process in self._ending:
                 return
             rest = process.died()
-            again = f"it dies too often, next start in {rest:g} s" if rest else "starting it again"
+            again = f"starting it again in {rest:g} s" if rest else "starting it again"
             self._say(f"{process.name} {_how(status)}; {again}")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), rest)
+            await process.rest(rest)
 
     async def _run(self, process: Supervised) -> int:
         ours, theirs = socket.socketpair()
@@ -246,8 +206,8 @@ class Supervisor:
         try:
             with theirs:
                 child = await process.start(theirs)
-            if self._ending is not None:  # told while it was being started
-                process.send(self._ending)
+            if process in self._ending:  # told while it was being started
+                process.send(self._ending[process])
             return await child.wait()
         finally:
             listening.cancel()
@@ -272,29 +232,54 @@ class Supervisor:
     # --- stop ---------------------------------------------------------------------------------
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Drains the nodes and ends everything. What is late is killed; after an exception, all."""
+        """Drains the nodes and ends everything, the servers last. What is late is killed; after an
+        exception, all nodes."""
         if kind is None:
             self.end(signal.SIGTERM)
-            await asyncio.wait(self._keepers, timeout=END_WITHIN)
+            await self._ended(self.processes, END_WITHIN)
         await self._kill()
 
     def end(self, number: signal.Signals) -> None:
-        """Nothing is started again, and what runs gets the signal: SIGTERM drains, a second one
+        """No node is started again, and what runs gets the signal: SIGTERM drains, a second one
         closes all at once, SIGKILL ends."""
-        self._ending = number
-        self._over.set()
-        for process in self.processes:
+        self._end(number, self.processes)
+
+    def _end(self, number: signal.Signals, processes: Sequence[Supervised]) -> None:
+        for process in processes:
+            self._ending[process] = number
+            process.wake()
             process.send(number)
 
+    async def _ended(self, processes: Sequence[Supervised], within: float) -> None:
+        if keepers := [self._keepers[each] for each in processes if each in self._keepers]:
+            await asyncio.wait(keepers, timeout=within)
+
     async def _kill(self) -> None:
-        self.end(signal.SIGKILL)
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._end(signal.SIGKILL, self.processes)
+        self._end(signal.SIGTERM, self.servers)
+        await self._ended(self.servers, SERVERS_END_WITHIN)
+        self._end(signal.SIGKILL, self.servers)
+        await asyncio.gather(*self._keepers.values(), return_exceptions=True)
 
 
 def _how(status: int) -> str:
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     return "ended well" if status == 0 else f"ended with status {status}"
+
+
+async def http_answers(host: str, port: int) -> bool:
+    """Whether a node's HTTP answers, which is later than its port being open."""
+    try:
+        async with asyncio.timeout(2.0):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"GET /graceful/live/ HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
 
 
 def check_ports(host: str, ports: Sequence[int]) -> None:

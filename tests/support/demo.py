@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.cookies
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode
 
+from project.demo.servers import KINDS, is_installed
+from tests.conftest import missing
 from tests.support.processes import ROOT, ChildProcess, free_port
 from tests.support.waiting import eventually_sync
 
@@ -21,7 +26,7 @@ READY_WITHIN = 60.0  # seconds; three on an idle machine
 
 def environment() -> dict[str, str]:
     """What a stranger's shell has: nothing of the tests."""
-    ours = ("DJANGO_", "GRACEFUL_", "DEMO_", "DATABASE_URL", "NODE_NAME")
+    ours = ("DJANGO_", "GRACEFUL_", "DEMO_", "DATABASE_URL", "REDIS_URL", "NODE_NAME")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
@@ -35,6 +40,13 @@ def manage(*arguments: str, within: float = 30.0) -> subprocess.CompletedProcess
         timeout=within,
         check=False,
     )
+
+
+def need_servers() -> None:
+    """Skips the test where pip has not brought a Redis and a PostgreSQL."""
+    absent = [kind.package for kind in KINDS.values() if not is_installed(kind)]
+    if absent:
+        missing(f"pip install {' '.join(absent)}")
 
 
 def processes_of(marker: str) -> list[int]:
@@ -97,12 +109,12 @@ class Demo:
         return self.process.log().count(line)
 
 
-def start_demo(directory: Path) -> Demo:
+def start_demo(directory: Path, *options: str) -> Demo:
     port = free_port()
     process = ChildProcess("demo", directory / "demo.log")
     state = directory / "state"
     process.spawn(
-        [sys.executable, "manage.py", "demo", f"--port={port}", f"--directory={state}"],
+        [sys.executable, "manage.py", "demo", f"--port={port}", f"--directory={state}", *options],
         env={**environment(), "DEMO_TEST": str(directory)},
     )
     demo = Demo(port, state, process)
@@ -115,6 +127,17 @@ def start_demo(directory: Path) -> Demo:
         process.kill()
         raise
     return demo
+
+
+@contextlib.contextmanager
+def running_demo(directory: Path, *options: str) -> Iterator[Demo]:
+    demo = start_demo(directory, *options)
+    try:
+        yield demo
+        demo.process.signal(signal.SIGTERM)
+        demo.process.wait(40)
+    finally:
+        demo.process.kill()
 
 
 def both_answer(demo: Demo) -> bool:

@@ -1,12 +1,16 @@
-/** The demo page: counts what arrives, and offers ways to stop it from arriving. */
+/** The demo page: a room, a clock, what arrives of both, and ways to stop it from arriving. */
 
 import { GracefulSocket } from "../graceful_ws/graceful-ws.js";
-import { Ledger } from "./ledger.js";
+import { Counts } from "./counts.js";
+import { Room } from "./room.js";
 import { Tape } from "./tape.js";
+import { Tunnel } from "./tunnel.js";
 
-const INTERVAL = 200; // ms between two ticks of the server
+const INTERVAL = 200; // ms between two ticks of the clock
+const REPORT = 3000; // ms between two reports of this page's counts
+const TUNNEL = 10_000; // ms: longer than the grace in which nobody is told
 const LOG_LINES = 200;
-const NOTES = 200;
+const NAMES = ["Ada", "Alan", "Barbara", "Dennis", "Edsger", "Grace", "Hedy", "Joan", "Ken", "Radia"];
 const TRIES = 20; // an order to a node that is just being started again is repeated...
 const TRY_AFTER = 250; // ...this often, in ms
 
@@ -24,23 +28,26 @@ const CLOSED = {
   4506: "an operator closed the session",
 };
 
-const $ = (id) => document.getElementById(id);
-const tape = new Tape($("tape"));
-const socket = new GracefulSocket(document.body.dataset.sockets.split(" "));
+const SERVERS = { redis: "Redis", postgres: "PostgreSQL" };
 
-let session = null;
-let ticks = new Ledger();
-let answers = new Ledger();
-let caughtUp = 0;
-let resumes = 0;
+const $ = (id) => document.getElementById(id);
+const tunnel = new Tunnel();
+const tape = new Tape($("tape"));
+const room = new Room({ people: $("people"), here: $("here"), lines: $("lines") });
+const counts = new Counts();
+const socket = new GracefulSocket(document.body.dataset.sockets.split(" "), {
+  WebSocket: tunnel.WebSocket,
+});
+
 let node = null;
 let quickest = Infinity; // ms from the server's clock to ours, on the shortest way so far
 let openedAt = 0;
 let tickedAt = 0;
+let ticks = 0; // the last one
 let waiting = null; // timer that draws what the server says while we are away
 let written = 0;
 let orders = 0;
-const marks = new Map(); // note → its mark
+let reported = "";
 
 // --- what is shown -----------------------------------------------------------------------------
 
@@ -70,44 +77,69 @@ function log(words, kind = "") {
 const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
 
 function count() {
-  const counts = {
-    lost: ticks.lost + answers.lost,
-    duplicated: ticks.duplicated + answers.duplicated,
-    "out-of-order": ticks.outOfOrder + answers.outOfOrder,
-  };
-  for (const [id, value] of Object.entries(counts)) {
-    $(id).textContent = value;
+  const total = counts.total(room.me);
+  for (const [id, value] of Object.entries(total)) {
+    $(id).textContent = value.toLocaleString("en");
     $(id).classList.toggle("bad", value > 0);
   }
-  $("verdict").dataset.clean = Object.values(counts).every((value) => value === 0);
-  $("caught-up").textContent = caughtUp;
-  $("resumes").textContent = resumes;
+  $("verdict").dataset.clean = total.lost + total.duplicated + total.out_of_order === 0;
+}
+
+/** Tells the others what this page has counted. */
+async function report() {
+  const own = counts.own();
+  const text = JSON.stringify(own);
+  if (text === reported || socket.state !== "open") return;
+  reported = text;
+  try {
+    await socket.send({ type: "counts", counts: own });
+  } catch {
+    reported = ""; // the next one says it
+  }
 }
 
 function connectedTo(name) {
   node = name;
   for (const place of document.querySelectorAll(".node")) place.textContent = name ?? "the node";
   // Not `disabled`, which would take the focus away from a button that was just pressed.
-  for (const id of ["cut", "drain", "kill"]) $(id).ariaDisabled = String(name === null);
+  for (const id of ["cut", "offline", "drain", "kill"]) $(id).ariaDisabled = String(name === null);
 }
 
-// --- ticks -------------------------------------------------------------------------------------
+// --- what arrives --------------------------------------------------------------------------------
 
-function tick({ tick: number, at }) {
+/** Whether a message was said before there was this connection: it had to be kept for us. */
+function isLate(at) {
   quickest = Math.min(quickest, Date.now() - at);
-  const late = at + quickest < openedAt; // it would have come before there was a connection
-  if (late) caughtUp++;
-  const before = ticks.highest;
-  ticks.receive(number);
-  for (let hole = before + 1; hole < number; hole++) tape.show(hole, "hole");
-  tape.show(number, late ? "late" : "live");
-  if (!late) tape.settle(ticks.highest);
-  tickedAt = Date.now();
-  $("now").textContent = number.toLocaleString("en");
+  const late = at + quickest < openedAt;
+  if (late) counts.replayed++;
+  return late;
 }
+
+const streams = {
+  clock: (seq, { tick: number, at }) => {
+    const late = isLate(at);
+    const before = counts.receive("clock", number);
+    for (let hole = before + 1; before && hole < number; hole++) tape.show(hole, "hole");
+    tape.show(number, late ? "late" : "live");
+    if (!late) tape.settle(number);
+    ticks = Math.max(ticks, number);
+    tickedAt = Date.now();
+    $("now").textContent = number.toLocaleString("en");
+  },
+  room: (seq, data) => {
+    counts.receive("room", seq);
+    if (data.type === "line" && data.client_id === room.me) counts.receive("mine", data.number, 1);
+    room.receive(seq, data, data.at ? isLate(data.at) : false);
+  },
+  news: (seq, { type, client_id: client, ...data }) => {
+    counts.receive("news", seq);
+    if (type === "name") room.named(client, data.name);
+    else if (type === "counts") counts.learn(client, data.counts);
+  },
+};
 
 function expectTicks() {
-  const from = ticks.highest;
+  const from = ticks;
   if (from === 0 || waiting !== null) return;
   const since = tickedAt;
   waiting = setInterval(() => {
@@ -120,42 +152,34 @@ function stopExpecting() {
   waiting = null;
 }
 
-// --- notes -------------------------------------------------------------------------------------
-
-function mark(number, state, words) {
-  const element = marks.get(number);
-  if (!element || element.classList.contains("answered")) return;
-  element.className = `mark ${state}`;
-  element.textContent = words;
-}
+// --- what one says ------------------------------------------------------------------------------
 
 async function write(text) {
   const number = ++written;
-  const line = document.createElement("li");
-  for (const [kind, words] of [["number", number], ["text", text], ["mark", ""]]) {
-    const cell = document.createElement("span");
-    cell.className = kind;
-    cell.textContent = words;
-    line.append(cell);
-  }
-  marks.set(number, line.lastChild);
-  $("notes").prepend(line);
-  if ($("notes").children.length > NOTES) $("notes").lastChild.remove();
-  mark(number, "sent", socket.state === "open" ? "✓ sent" : "waits for a connection");
+  room.write(number, text, socket.state === "open" ? "on its way" : "waits for a connection");
   try {
-    await socket.send({ note: number, text });
-    mark(number, "acknowledged", "✓✓ acknowledged");
+    await socket.send({ type: "line", number, text });
+    counts.sent++;
+    room.mark(number, "kept");
   } catch (error) {
-    mark(number, "failed", error.code === "queue_full" ? "not sent: too many wait" : error.message);
+    const words = error.code === "queue_full" ? "not sent: too many wait" : error.message;
+    room.mark(number, words, true);
   }
 }
 
-function answered({ answer, note, node: by }) {
-  answers.receive(answer);
-  const element = marks.get(note);
-  if (element) {
-    element.className = "mark answered";
-    element.textContent = `✓✓ answered by ${by}`;
+/** Says the name, at first or anew, and learns who is here. */
+async function enter() {
+  const name = $("name").value.trim() || NAMES[0];
+  try {
+    const { online, visitors } = await socket.send({ type: "enter", name });
+    for (const [client, visitor] of Object.entries(visitors)) {
+      counts.learn(client, visitor.counts);
+      room.named(client, visitor.name);
+    }
+    room.found(online);
+    count();
+  } catch (error) {
+    log(`the room did not hear the name: ${error.message}`, "bad");
   }
 }
 
@@ -166,24 +190,23 @@ function opened({ resumed, node: name }) {
   openedAt = Date.now();
   connectedTo(name);
   if (resumed) {
-    resumes++;
+    counts.resumed++;
     log(`resumed on ${name}`, "good");
   } else {
-    if (session !== null) startAgain();
-    session = socket.sessionId;
+    if (room.me !== null) startAgain();
+    room.me = socket.sessionId;
     log(`connected to ${name}, new session`, "good");
+    enter();
   }
-  pill("open", "connected · ", `${name}${resumes ? ` · resumed ${resumes}×` : ""}`);
+  const times = counts.resumed;
+  pill("open", "connected · ", `${name}${times ? ` · resumed ${times}×` : ""}`);
   count();
 }
 
 function startAgain() {
   log("the old session is gone: counting starts anew", "bad");
-  ticks = new Ledger();
-  answers = new Ledger();
-  written = 0;
-  marks.clear();
-  $("notes").replaceChildren();
+  counts.startAgain();
+  room.startAgain();
   tape.clear();
 }
 
@@ -199,9 +222,9 @@ function closed({ code, reason, final }) {
 const events = {
   open: opened,
   close: closed,
-  message: ({ data }) => {
-    if ("tick" in data) tick(data);
-    else if ("answer" in data) answered(data);
+  message: ({ seq, stream, data }) => {
+    counts.received++;
+    streams[stream]?.(seq, data);
     count();
   },
   state: ({ to }) => {
@@ -210,7 +233,10 @@ const events = {
   // After the close that it follows, which is told in the same breath.
   retry: ({ delayMs }) => queueMicrotask(() => log(`trying again in ${seconds(delayMs)}`)),
   draining: () => log(`${node} drains: moving to another node`),
-  gap: ({ reason }) => log(`the server says messages are gone: ${reason}`, "bad"),
+  gap: ({ reason, stream }) => {
+    log(`the server says messages are gone${stream ? ` from “${stream}”` : ""}: ${reason}`, "bad");
+    if (stream === "room") enter(); // who is here?
+  },
   parked: () => log("nobody answers; trying twice a minute"),
 };
 for (const [name, listener] of Object.entries(events)) {
@@ -219,10 +245,8 @@ for (const [name, listener] of Object.entries(events)) {
 
 // --- what one can do ---------------------------------------------------------------------------
 
-async function order(action) {
-  const target = node;
-  const signal = action === "kill" ? "kill -9" : "SIGTERM";
-  log(`you send ${signal} to ${target}`);
+async function order(action, target, what) {
+  log(`you send ${action === "kill" ? "kill -9" : "SIGTERM"} to ${what}`);
   const body = new FormData($("hurt"));
   body.set("action", action);
   body.set("node", target);
@@ -239,27 +263,49 @@ async function order(action) {
   log("nobody took the order", "bad");
 }
 
+function offline() {
+  log(`offline for ${seconds(TUNNEL)}`);
+  tunnel.enter();
+  socket.cut();
+  setTimeout(() => {
+    tunnel.leave();
+    log("out of the tunnel");
+    socket.connect();
+  }, TUNNEL);
+}
+
 const hurts = {
   cut: () => {
     log("you cut the connection");
     socket.cut();
   },
-  drain: () => order("drain"),
-  kill: () => order("kill"),
+  offline,
+  drain: () => order("drain", node, node),
+  kill: () => order("kill", node, node),
 };
 for (const [id, hurt] of Object.entries(hurts)) {
   $(id).addEventListener("click", () => node !== null && hurt());
 }
+for (const [id, name] of Object.entries(SERVERS)) {
+  $(id)?.addEventListener("click", () => order("kill", id, name)); // only where the demo runs it
+}
 $("hurt").addEventListener("submit", (event) => event.preventDefault());
 
+$("name").value = sessionStorage.getItem("name") ?? NAMES[Math.floor(Math.random() * NAMES.length)];
+$("name").addEventListener("change", () => {
+  sessionStorage.setItem("name", $("name").value);
+  enter();
+});
 $("write").addEventListener("submit", (event) => {
   event.preventDefault();
+  if (document.activeElement === $("name")) return $("text").focus();
   write($("text").value.trim() || "hello");
   $("text").value = "";
 });
 $("burst").addEventListener("click", () => {
   const text = $("text").value.trim() || "ten at once";
-  for (let each = 0; each < 10; each++) write(text);
+  for (let each = 1; each <= 10; each++) write(`${text} (${each})`);
 });
 
+setInterval(report, REPORT);
 socket.connect();

@@ -3,19 +3,20 @@ export class Ledger {
   received = 0;
   duplicated = 0;
   outOfOrder = 0;
-  highest = 0;
+  highest;
   #missing = new Set();
+
+  /** `first`: the number that has to come first. */
+  constructor(first = 1) {
+    this.highest = first - 1;
+  }
 
   /** Numbers below the highest that have not come. One that comes later was out of order. */
   get lost() {
     return this.#missing.size;
   }
 
-  isMissing(number) {
-    return this.#missing.has(number);
-  }
-
-  /** Takes a number, counted from 1. Returns false for one that had come before. */
+  /** Takes a number. Returns false for one that had come before. */
   receive(number) {
     if (number > this.highest) {
       for (let hole = this.highest + 1; hole < number; hole++) this.#missing.add(hole);
