@@ -52,7 +52,7 @@ class StreamAdmin(ReadOnlyAdmin):
         )
         shown = rows.only("uuid", "user", "started_at", "state", "connection_state")
         found = list(with_users(shown).order_by("started_at", "pk")[:LISTED])
-        linked = True
+        linked = may_view(request, Session)
         return Section(
             _("Online now"),
             [_("session"), _("user"), _("since"), _("state")],

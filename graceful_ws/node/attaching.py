@@ -191,13 +191,14 @@ def note(live: LiveConnection, now: float) -> None:
     due = NOTE_INTERVAL if news != live.noted else IDLE_NOTE_INTERVAL
     if now - live.noted_at < due and live.noted:
         return
+    told: dict[str, tuple[str, int]] = live.noted[-1] if live.noted else {}
     live.noted, live.noted_at = news, now
     future = live.node.journal.submit(
         Note(
             live.attached.session,
             live.attached.generation,
             acked_seq=live.acked_seq,
-            streams=streams,
+            streams={name: at for name, at in streams.items() if told.get(name) != at},
             connection_state=live.machine.state,
             rtt_ms=None if rtt is None else round(rtt * 1000),
         )

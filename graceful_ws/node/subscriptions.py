@@ -127,7 +127,7 @@ class Subscriptions:
         attached = await live.ready()
         if stream in live.outbox.feeds and (not presence or stream in self._present):
             return
-        if len(live.outbox.feeds) > settings.subscriptions:
+        if stream not in live.outbox.feeds and len(live.outbox.feeds) > settings.subscriptions:
             raise TooManySubscriptions(f"a session follows at most {settings.subscriptions}")
         joined = join_data(*self._who) if presence else None
         while True:
