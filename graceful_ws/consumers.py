@@ -200,10 +200,9 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
             await handshake.refuse(scope, send, 503, "draining")
             return
         self.channel_layer: Any = get_channel_layer(self.channel_layer_alias)
-        if self.channel_layer is not None:
-            self.channel_name = await self.channel_layer.new_channel()
         self.live = LiveConnection(node, self, scope, receive, send)
         self._pump = LayerPump(self.live)
+        await self._pump.open()
         self.live.inbox.call(self._connect)
         code: int = CloseCode.ABNORMAL
         try:

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.store.base import JournalUnavailable
+
 if TYPE_CHECKING:
     from graceful_ws.node.live import LiveConnection
 
@@ -45,13 +48,17 @@ class Follower:
         """
         self._check_accepted("subscribe")
         wanted = self.presence if presence is None else presence
-        own_audience = type(self).exit_audience is not Follower.exit_audience
-        await self._live.subscriptions.subscribe(stream, presence=wanted and not own_audience)
+        presence = wanted and not self._has_audience
+        await self._live.subscriptions.subscribe(stream, presence=presence)
+
+    @property
+    def _has_audience(self) -> bool:
+        return type(self).exit_audience is not Follower.exit_audience
 
     async def unsubscribe(self, stream: str) -> None:
         """Follows ``stream`` no longer. Raises as ``subscribe`` does."""
         self._check_accepted("unsubscribe")
-        await self._live.subscriptions.unsubscribe(stream)
+        await self._live.subscriptions.unsubscribe(stream, told=not self._has_audience)
 
     @property
     def subscriptions(self) -> frozenset[str]:
@@ -73,7 +80,13 @@ class Follower:
 
     async def follow_streams(self) -> None:
         """What the class says is followed, before the first hook of each connection."""
-        await asyncio.gather(*(self.subscribe(stream) for stream in self.streams))
-        audience = await self.exit_audience()
-        if audience is not None:
-            await self._live.subscriptions.tell(list(dict.fromkeys(audience)))
+        denied = self._live.subscriptions.denied
+        streams = [stream for stream in self.streams if stream not in denied]
+        try:
+            await asyncio.gather(*(self.subscribe(stream) for stream in streams))
+            audience = await self.exit_audience()
+            if audience is not None:
+                await self._live.subscriptions.tell(list(dict.fromkeys(audience)))
+        except JournalUnavailable as error:
+            # It would go on without what its class declares.
+            self._live.close(CloseCode.TRY_AGAIN_LATER, str(error))

@@ -112,7 +112,9 @@ def encoded(data: Any) -> str:
 def _key(user: Any) -> Any:
     key = getattr(user, "pk", user)
     try:
-        found = get_user_model()._meta.pk.to_python(key)
+        field = get_user_model()._meta.pk
+        found = field.to_python(key)
+        field.run_validators(found)
     except ValidationError:
         found = None
     if found is None:

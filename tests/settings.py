@@ -4,6 +4,8 @@ Subprocesses are told where they are by the environment:
 
 GRACEFUL_TEST_DATABASE   sqlite:///path or postgres://user@host:port/name?host=/socket/directory
 GRACEFUL_TEST_REDIS      redis://host:port; unset: no channel layer
+GRACEFUL_TEST_LAYER      core (also when unset) or pubsub: which layer of channels_redis
+GRACEFUL_TEST_LAYER_DROPS  the share of the layer's messages that are lost, as 0.2
 GRACEFUL_TEST_SETTINGS   JSON object, the GRACEFUL_WS setting
 
 Servers of one's own instead of those that pip brought: TEST_DATABASE_URL and TEST_REDIS_URL,
@@ -69,14 +71,22 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 DATABASES: dict[str, Any] = {"default": database_settings(_DATABASE)}
 
+_LAYERS = {
+    "core": "channels_redis.core.RedisChannelLayer",
+    "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
+}
 CHANNEL_LAYERS: dict[str, Any] = {}
 if _REDIS:
     CHANNEL_LAYERS["default"] = {
-        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "BACKEND": _LAYERS[os.environ.get("GRACEFUL_TEST_LAYER") or "core"],
         # redis-py 8 ends a blocking read after 5 s unless told otherwise
         # (django/channels_redis#422).
         "CONFIG": {"hosts": [{"address": _REDIS, "socket_timeout": 20}]},
     }
+    if _DROPS := float(os.environ.get("GRACEFUL_TEST_LAYER_DROPS") or 0):
+        _LAYER: dict[str, Any] = CHANNEL_LAYERS["default"]
+        _LAYER["BACKEND"] = "tests.support.layers.Lossy" + _LAYER["BACKEND"].rpartition(".")[2]
+        _LAYER["CONFIG"]["drops"] = _DROPS
 
 GRACEFUL_WS: dict[str, Any] = json.loads(os.environ.get("GRACEFUL_TEST_SETTINGS") or "{}")
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+import typing
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from graceful_ws import admin_streams, envelopes
 from graceful_ws.conf import Defaults
+from graceful_ws.core import frames
 from graceful_ws.core.close_codes import (
     CLOSE_CODES,
     NEVER_SENT,
@@ -19,9 +24,13 @@ from graceful_ws.core.close_codes import (
     is_application_code,
     plain_code,
 )
+from graceful_ws.node import backplane, hub, sequencer, shared_layer, source, subscriptions
 from graceful_ws.node.limits import LIMITS
+from graceful_ws.store import base, presence, retention, streams
 
 ROOT = Path(__file__).parents[1]
+DOCS = sorted(ROOT.glob("docs/*.md"))
+PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 SETTINGS = (ROOT / "docs/settings.md").read_text()
 CODES = (ROOT / "docs/close-codes.md").read_text()
 
@@ -93,7 +102,132 @@ def test_settings_page_marks_what_a_consumer_class_can_set() -> None:
 def test_settings_page_says_what_happens_at_each_bound() -> None:
     silent = {row[0].split("`")[1] for row in settings_rows() if not row[4]}
     # Intervals, which bound nothing but themselves.
-    assert silent == {"beat_interval", "poll_interval", "purge_interval"}
+    assert silent == {"beat_interval", "purge_interval"}
+
+
+KIB = 1024
+BOUNDS = {
+    "a stream's name": f"{streams.NAME_BYTES} bytes",
+    "last messages of one stream that a node keeps in memory": (
+        f"{source.RING_BYTES // KIB} KiB, {source.RING_ROWS} messages"
+    ),
+    "last messages of all streams that a node keeps in memory": (
+        f"{source.KEPT_BYTES // KIB**2} MiB"
+    ),
+    "a stream without followers that a node still listens to": f"{hub.LINGER:g} s",
+    "messages of one stream numbered by one transaction": f"{streams.BATCH}",
+    "messages without a number that one look sees": f"{streams.WAITING}",
+    "streams that a node numbers at once": f"{sequencer.AT_ONCE}",
+    "messages that travel with their wake-up": f"{envelopes.CARRIED // KIB} KiB",
+    "what a node has to say over the layer": f"{backplane.QUEUE} envelopes",
+    "one call of the layer": f"{shared_layer.TIMEOUT:g} s",
+    "failures of the layer in a row until its breaker opens": f"{backplane.FAILURES}",
+    "a wake-up from a process without a node": f"{envelopes.NUDGE_TIMEOUT:g} s",
+    "exits announced by one transaction": f"{presence.BATCH} sessions",
+    "age below which no stream message is cleared as acknowledged by all": (
+        f"{retention.YOUNG:g} s"
+    ),
+    "time since its last message after which a stream is not trimmed any more": (
+        f"{retention.USED:g} s"
+    ),
+    "a transaction of the store that stands still, on PostgreSQL": f"{base.STOPPED} s",
+    "sessions and messages listed on a stream's page in the admin": (
+        f"{admin_streams.LISTED}, {admin_streams.MESSAGES}"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BOUNDS)
+def test_settings_page_has_the_bound_of(what: str) -> None:
+    (row,) = [row for row in tables(SETTINGS)["Bounds that are no settings"] if row[0] == what]
+    assert row[1] == BOUNDS[what]
+
+
+# The protocol
+
+
+def frames_of(kinds: Any) -> dict[str, set[str]]:
+    """Each frame's type and the names of its fields on the wire."""
+    return {
+        kind.__struct_config__.tag: {field.encode_name for field in msgspec.structs.fields(kind)}
+        for kind in typing.get_args(kinds)
+    }
+
+
+def written_frames(heading: str) -> dict[str, str]:
+    return {row[0].strip("`"): " ".join(row[1:]) for row in tables(PROTOCOL)[heading]}
+
+
+BUILT_BY_HAND = {"message": {"seq", "data", "stream"}, "volatile": {"data"}}
+
+
+@pytest.mark.parametrize(
+    ("heading", "expected"),
+    [
+        ("Client to server", frames_of(frames.ClientFrame)),
+        ("Server to client", frames_of(frames.ServerFrame) | BUILT_BY_HAND),
+    ],
+)
+def test_protocol_page_has_every_frame_with_its_fields(
+    heading: str, expected: dict[str, set[str]]
+) -> None:
+    written = written_frames(heading)
+    assert written.keys() == expected.keys()
+    missing = {
+        f"{kind}.{name}"
+        for kind, names in expected.items()
+        for name in names
+        if f"`{name}`" not in written[kind]
+    }
+    assert missing == set()
+
+
+def strings_in(path: str, *calls: str) -> set[str]:
+    """The literal text arguments of calls by these names in a module, and their keywords'."""
+    tree = ast.parse((ROOT / path).read_text())
+    return {
+        value.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and getattr(call.func, "attr", getattr(call.func, "id", None)) in calls
+        for value in [*call.args, *(keyword.value for keyword in call.keywords)]
+        if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    }
+
+
+STATES = {"new", "resumed", "gap", "denied"}
+
+
+def test_protocol_page_has_every_reason_of_a_gap() -> None:
+    found = {"trimmed"} | strings_in("graceful_ws/node/attaching.py", "Gap")
+    for module in ("hub", "outbox"):
+        found |= strings_in(f"graceful_ws/node/{module}.py", "gap")
+    found |= strings_in("graceful_ws/node/subscriptions.py", "Resumed") - STATES - {""}
+    assert found >= {"expired", "ahead", "epoch", "too_far"}
+    listed = PROTOCOL[PROTOCOL.index("Reasons of a gap") :].partition("`from`")[0]
+    assert set(re.findall(r"`(\w+)` \(", listed)) == found
+
+
+def test_protocol_page_has_every_state_of_a_resumed_stream() -> None:
+    states = strings_in("graceful_ws/node/subscriptions.py", "Resumed") & STATES
+    assert states == STATES
+    rows = [row for row in tables(PROTOCOL)["Streams"] if len(row) == 3]
+    written = {row[0].strip("`"): row[1] for row in rows if row[0].strip("`") in STATES}
+    assert written.keys() == states
+    for state in states:
+        told = subscriptions.Resumed("room", streams.Tip("e", 7), 3, state).told()
+        told.pop("state")
+        assert set(re.findall(r"`(\w+)`", written[state])) == told.keys()
+
+
+def test_protocol_page_has_every_cause_of_an_exit() -> None:
+    causes = {"timeout", "unsubscribed", *presence.CAUSES.values()}
+    causes |= strings_in("graceful_ws/node/subscriptions.py", "unsubscribe")
+    listed = PROTOCOL[PROTOCOL.index("Causes: ") :].partition(";")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == causes
+    guarantees = (ROOT / "docs/guarantees.md").read_text()
+    told = tables(guarantees)["G5: who left is told once"]
+    assert {row[1].strip("`") for row in told} == causes
 
 
 # Close codes

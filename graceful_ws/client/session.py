@@ -211,10 +211,17 @@ class ClientSession:
             del self.streams[name]
         for name, told in streams.items():
             state = told.get("state")
-            if state in ("new", "gap"):
+            if state == "gap" or (state == "new" and not self._is_ahead(name, told)):
                 self.open_stream(name, told["epoch"], told["head"])
             elif state == "denied":
                 self.streams.pop(name, None)
+
+    def _is_ahead(self, name: str, told: dict[str, Any]) -> bool:
+        """The old connection brought the subscription, and messages, after the hello had left."""
+        track = self.streams.get(name)
+        if track is None or track.position.epoch != told["epoch"]:
+            return False
+        return bool(track.position.seq >= told["head"])
 
     def _start_numbering(self, last_client_seq: int) -> list[Event]:
         """In a new session, as its new instance, or without messages that had numbers before."""

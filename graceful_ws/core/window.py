@@ -75,11 +75,18 @@ class Cursor:
         return True
 
     def jump(self, seq: int) -> None:
-        """After a gap both sides stand at ``seq``; what was on its way counts as done with."""
+        """The client has everything up to ``seq`` from elsewhere."""
+        self.skip(seq)
+        self.acked = seq
+
+    def skip(self, seq: int) -> None:
+        """A gap is told: sending goes on behind ``seq``, and what was on its way counts as done
+        with. Not as acknowledged: if the gap does not arrive, it has to be told again."""
         self._release(MAX_SEQ)
         if seq < self.position:
             self._before = max(self._before, self.position)
-        self.position = self.acked = seq
+        self.position = seq
+        self.acked = min(self.acked, seq)
 
     def _release(self, seq: int) -> None:
         sizes = self._sizes

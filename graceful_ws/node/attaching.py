@@ -124,8 +124,8 @@ def _welcome(
     feed = live.outbox.add(source, attached.position)
     live.subscriptions.resume(followed)
     live.became_ready(attached, feed)
-    if resumed:
-        live.take_pending()
+    if resumed or live.consumer.identity().user_id is not None:
+        live.take_pending()  # what was left for the session, or for its user, until now
     live.inbox.call(live.consumer.follow_streams)
     live.inbox.call(live.consumer.resumed if resumed else live.consumer.session_started)
     logger.info("%s", "resumed" if resumed else "opened", extra=live.extra())
@@ -185,11 +185,12 @@ def note(live: LiveConnection, now: float) -> None:
     """Writes acknowledgements and liveness now and then; called by the node's round."""
     if live.attached is None or not live.is_open:
         return
+    if now - live.noted_at < NOTE_INTERVAL:
+        return
     rtt = live.machine.rtt
     streams = live.subscriptions.acked()
     news = (live.acked_seq, live.machine.state, live.attached.generation, streams)
-    due = NOTE_INTERVAL if news != live.noted else IDLE_NOTE_INTERVAL
-    if now - live.noted_at < due and live.noted:
+    if news == live.noted and now - live.noted_at < IDLE_NOTE_INTERVAL:
         return
     told: dict[str, tuple[str, int]] = live.noted[-1] if live.noted else {}
     live.noted, live.noted_at = news, now

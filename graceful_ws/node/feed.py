@@ -26,11 +26,12 @@ class Source(Protocol):
 class Feed:
     """One sequence on its way to one connection."""
 
-    __slots__ = ("cursor", "source")
+    __slots__ = ("acked_epoch", "cursor", "source")
 
     def __init__(self, source: Source, window: SendWindow, position: int) -> None:
         self.source = source
         self.cursor = Cursor(window, position=position, acked=position)
+        self.acked_epoch = source.epoch  # that ``cursor.acked`` is a number of
 
     @property
     def behind(self) -> bool:

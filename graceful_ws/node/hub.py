@@ -124,11 +124,11 @@ class Hub:
         source.wanted = max(source.wanted, head)
         if source.head < source.wanted and source.repair is None:
             source.repair = self._spawn(self._repair(source))
-            source.repair.add_done_callback(lambda task: self._repaired(source))
+            source.repair.add_done_callback(lambda task: self._repaired(source, task))
 
-    def _repaired(self, source: StreamSource) -> None:
+    def _repaired(self, source: StreamSource, task: asyncio.Task[None]) -> None:
         source.repair = None
-        if self.sources.get(source.name) is source:
+        if not task.cancelled() and self.sources.get(source.name) is source:
             self._want(source, source.wanted)
 
     async def _repair(self, source: StreamSource) -> None:
@@ -239,7 +239,13 @@ class Hub:
         self._spawn(self._rotate(source.name, source.epoch))
 
     async def _rotate(self, name: str, epoch: str | None) -> None:
-        await self._services.run(streams.rotate, name, epoch)
+        while True:
+            try:
+                await self._services.run(streams.rotate, name, epoch)
+                break
+            except OUTAGES as error:
+                logger.warning("cannot rotate the epoch of %r: %s", name, error)
+                await asyncio.sleep(1.0)
         self.look(name)
 
     def _rotated(self, source: StreamSource, tip: Tip) -> None:

@@ -21,11 +21,12 @@ from graceful_ws.store.attach import Attach, attach_all
 from graceful_ws.store.base import (
     JournalUnavailable,
     forget_connection,
+    is_conflict,
     is_locked,
     is_outage,
     probe,
 )
-from graceful_ws.store.entries import Append, Entry, Later
+from graceful_ws.store.entries import Entry, Later
 from graceful_ws.store.rounds import commit_all
 
 from .threads import Threads
@@ -73,7 +74,7 @@ class Journal:
         if self._closed:
             raise JournalUnavailable("the node has stopped")
         item = Item(entry, asyncio.get_running_loop().create_future(), committed)
-        if isinstance(entry, Append) and self._is_open():
+        if entry.refusable and self._is_open():
             item.future.set_exception(JournalUnavailable("the database does not answer"))
             return item.future
         self._items.append(item)
@@ -295,7 +296,8 @@ class Journal:
         if self._failing_since is None:
             self._failing_since = now
         self._failures += 1
-        slow = is_locked(error) and now - self._failing_since < SLOW_NOT_FAILED
+        slow = is_locked(error) or is_conflict(error)
+        slow = slow and now - self._failing_since < SLOW_NOT_FAILED
         if not slow:
             await self.threads.run(forget_connection)
             self._healthy.clear()
@@ -312,7 +314,7 @@ class Journal:
         """The breaker is open: messages are refused, what must not be lost stays queued."""
         kept: deque[Item] = deque()
         for item in self._items:
-            if isinstance(item.entry, Append) and item.entry.perhaps is None:
+            if item.entry.refusable and item.entry.perhaps is None:
                 if not item.future.done():
                     item.future.set_exception(JournalUnavailable("the database does not answer"))
             else:

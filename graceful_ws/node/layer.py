@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("graceful_ws.layer")
 RETRY = 1.0  # seconds between tries while the layer does not answer
-TIMEOUT = 2.0  # seconds for leaving the groups of a connection that is gone
+TIMEOUT = 2.0  # seconds for a channel, or for leaving the groups of a connection that is gone
 
 
 class LayerPump:
@@ -29,6 +29,23 @@ class LayerPump:
     def __init__(self, live: LiveConnection) -> None:
         self._live = live
         self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Gives the consumer its ``channel_name``: "" while the layer does not answer, which must
+        refuse no connection; it comes when the layer does."""
+        consumer = self._live.consumer
+        if consumer.channel_layer is None:
+            return
+        consumer.channel_name = ""
+        try:
+            await self._take_channel()
+        except Exception as error:
+            logger.warning("channel layer: %r", error, extra=self._live.extra())
+
+    async def _take_channel(self) -> None:
+        consumer = self._live.consumer
+        async with asyncio.timeout(TIMEOUT):
+            consumer.channel_name = await consumer.channel_layer.new_channel()
 
     async def start(self) -> None:
         """Joins ``consumer.groups`` and starts to read. A layer that is away is tried again: a
@@ -48,19 +65,20 @@ class LayerPump:
 
     async def _join(self) -> None:
         consumer = self._live.consumer
+        if not consumer.channel_name:
+            await self._take_channel()
         for group in consumer.groups or ():
             await consumer.channel_layer.group_add(group, consumer.channel_name)
 
     async def _pump(self, joined: bool) -> None:
         consumer = self._live.consumer
-        layer, name = consumer.channel_layer, consumer.channel_name
         while True:
             try:
                 if not joined:
                     await asyncio.sleep(RETRY)
                     await self._join()
                     joined = True
-                message = await layer.receive(name)
+                message = await consumer.channel_layer.receive(consumer.channel_name)
             except Exception as error:
                 logger.warning("channel layer: %r", error, extra=self._live.extra())
                 joined = False

@@ -35,16 +35,17 @@ from graceful_ws.core.transitions import (
 )
 from graceful_ws.servers import dropper
 from graceful_ws.store.attach import Attach, Attached
-from graceful_ws.store.entries import Append, Fenced, TakePending
+from graceful_ws.store.entries import Append, Fenced
 from graceful_ws.store.nodes import Ending
 
 from .application import Application
-from .attaching import attach, forget
+from .attaching import attach
 from .feed import Feed
 from .inbox import Inbox, decode_outcome
 from .outbox import Outbox
 from .reader import Reader
 from .subscriptions import Subscriptions
+from .taking import Taker
 
 if TYPE_CHECKING:
     from .node import Node
@@ -88,7 +89,7 @@ class LiveConnection:
         self.ready_future: asyncio.Future[Attached] = self._loop.create_future()
         self.instance = ""
         self.over = False  # the end has begun
-        self._taking: asyncio.Future[Any] | None = None
+        self._taker = Taker(self)
         self.ended_elsewhere = False
         self.end_cause: str | None = None  # set: the session ends with the connection
         self.noted_at = -math.inf
@@ -112,8 +113,9 @@ class LiveConnection:
 
     @property
     def head(self) -> int:
-        """The highest number of the session's own messages known here."""
-        return self.feed.source.head if self.feed is not None else 0
+        """The highest number of the session's own messages that was read or written here."""
+        kept = self.feed is not None and self.consumer.resumable
+        return self.feed.source.head if self.feed is not None and kept else 0
 
     @property
     def acked_seq(self) -> int:
@@ -198,29 +200,26 @@ class LiveConnection:
         """Messages are kept, numbered from ``first``. Runs where the commit is told, not in the
         coroutine that waited for it: that one may have been cancelled."""
         feed = self.feed
-        if self.plain:
-            for text in data:
-                self.outbox.plain(text)
         if feed is None and self.attached is not None:  # its welcome is yet to come
             self.attached.last_seq = max(self.attached.last_seq, first + len(data) - 1)
-        if feed is None or self.plain or not data:
+        if feed is None or not data:
             return
         feed.source.head = max(feed.source.head, first + len(data) - 1)
         for seq, text in enumerate(data, first):
-            self.outbox.offer(feed, seq, frames.message_frame(seq, text))
+            frame = text if self.outbox.raw else frames.message_frame(seq, text)
+            self.outbox.offer(feed, seq, frame)
 
     def take_pending(self) -> None:
         """Numbers what others left for the session, and sends it."""
-        if self.feed is None or (self._taking is not None and not self._taking.done()):
-            return  # the welcome does; or it takes all there is
-        entry = TakePending(self.session_pk, self.generation)
-        self._taking = self.node.journal.submit(entry, lambda taken: self.committed(*taken))
-        self._taking.add_done_callback(forget)
+        if self.feed is not None:  # else the welcome does
+            self._taker.take()
 
     def head_moved(self, last_seq: int) -> None:
         """Somebody has seen the session's head; what is not at hand is read."""
         feed = self.feed
-        if feed is not None and last_seq > feed.source.head:
+        if feed is None or not self.consumer.resumable:
+            return
+        if last_seq > feed.source.head:
             feed.source.head = last_seq
             self.outbox.moved(feed)
 

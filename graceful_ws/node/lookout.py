@@ -91,9 +91,9 @@ class Lookout:
             try:
                 async with self._comparing:
                     await self._sessions()
-                await self._node.hub.compare()
             except OUTAGES as error:
                 logger.warning("round failed: %s", error)
+            self._node.hub.look_at_all()
             self._node.hub.drop_unfollowed(self._node.loop.time())
 
     async def _sessions(self) -> None:
@@ -141,4 +141,4 @@ class Lookout:
         if node.sessions:
             node.take_pending(await node.services.run(pending.waiting, node.id))
         if not node.backplane.works:
-            await node.hub.compare()
+            node.hub.look_at_all()

@@ -130,7 +130,7 @@ class Outbox:
     def remove(self, name: str | None) -> None:
         feed = self.feeds.pop(name, None)
         if feed is not None:
-            feed.cursor.jump(feed.cursor.position)  # what was on its way frees the window
+            feed.cursor.skip(feed.cursor.position)  # what was on its way frees the window
             self._room.set()
 
     def offer(self, feed: Feed, seq: int, frame: str) -> None:
@@ -147,6 +147,7 @@ class Outbox:
         feed.cursor.advance(seq, len(frame))
         if self.raw:
             feed.cursor.ack(seq)  # nobody will
+            feed.acked_epoch = feed.source.epoch
         self._put(frame, True)
 
     def _has_room(self, size: int) -> bool:
@@ -164,8 +165,10 @@ class Outbox:
             return
         if feed.cursor.position < seq <= feed.source.head:
             feed.cursor.jump(seq)  # it came over the connection before, after the hello
+            feed.acked_epoch = feed.source.epoch
             self._room.set()
         elif feed.cursor.ack(seq):
+            feed.acked_epoch = feed.source.epoch
             self.progress_at = asyncio.get_running_loop().time()
             self._room.set()
 
@@ -181,7 +184,7 @@ class Outbox:
             oldest=oldest,
             epoch=source.epoch,
         )
-        cursor.jump(source.head)
+        cursor.skip(source.head)
         if not self.raw:
             self._put(encode(frame), False)
             self._control += 1

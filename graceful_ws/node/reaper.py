@@ -85,7 +85,8 @@ class Reaper:
         self._dead = {node: self._dead.get(node, now) for node in dead}
         grace = COME_BACK * settings.beat_interval
         spare = [node for node, since in self._dead.items() if now - since < grace]
-        while await run(nodes.detach_dead, 500, spare) > 0:
+        # They are away since the node was found dead, if not for longer.
+        while await run(nodes.detach_dead, 500, spare, grace) > 0:
             pass
 
     # --- exits --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ because they could not, is found by a look every second.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from graceful_ws.envelopes import node_group, pending_envelope, said, stream_group
 from graceful_ws.store import pending, streams
-from graceful_ws.store.base import one_writer
+from graceful_ws.store.base import is_outage, one_writer
 from graceful_ws.store.streams import Numbered
 
 from .threads import OUTAGES, Threads
@@ -26,7 +27,7 @@ logger = logging.getLogger("graceful_ws.sequencer")
 
 SWEEP = 1.0  # seconds between looks for what nobody asked for
 AGAIN = 0.5  # seconds after a failure
-AT_ONCE = 4  # streams in work
+AT_ONCE = 2  # streams in work, each in a thread
 
 
 class Sequencer:
@@ -36,9 +37,10 @@ class Sequencer:
         self._node = node
         self._names: dict[str, None] = {}  # in the order in which they were asked for
         self._wake = asyncio.Event()
-        self._threads = Threads("sequencer", 2, 4096)
-        self._shared: Threads | None = None
-        self._swept = 0.0
+        self._work: dict[str, asyncio.Task[None]] = {}
+        self._threads = Threads("sequencer", AT_ONCE, 4096)
+        self._shared = self._threads
+        self._swept = -SWEEP
 
     def ask(self, names: Iterable[str]) -> None:
         """Messages of these streams, or for users, have been committed without a number."""
@@ -46,48 +48,66 @@ class Sequencer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        loop = asyncio.get_running_loop()
-        if self._shared is None:
-            single = await self._node.services.run(one_writer)
-            self._shared = self._node.journal.threads if single else self._threads
-        while True:
-            try:
-                if loop.time() - self._swept >= SWEEP:
-                    found = await self._node.services.run(streams.waiting)
-                    self._swept = loop.time()
-                    self._names.update(dict.fromkeys(found))
-                await self._all()
-            except OUTAGES as error:
-                logger.warning("cannot number what was published: %s", error)
-                await asyncio.sleep(AGAIN)
-                # It may be another database now, or an older state of it.
-                self._node.hub.look_at_all()
-                continue
-            self._wake.clear()
-            if not self._names:
-                try:
-                    async with asyncio.timeout(max(0.0, self._swept + SWEEP - loop.time())):
-                        await self._wake.wait()
-                except TimeoutError:
+        """Until cancelled: some streams at a time, so that one whose row somebody holds stops none
+        of the others."""
+        if await self._node.services.run(one_writer):
+            self._shared = self._node.journal.threads
+        try:
+            while True:
+                await self._sweep()
+                while self._names and len(self._work) < AT_ONCE and self._begin():
                     pass
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, self._swept + SWEEP - self._now())):
+                        await self._wake.wait()
+        finally:
+            for task in self._work.values():
+                task.cancel()
 
-    async def _all(self) -> None:
-        while self._names:
-            names = list(self._names)[:AT_ONCE]
-            for name in names:
-                del self._names[name]
-            outcomes = await asyncio.gather(*map(self._one, names), return_exceptions=True)
-            failed = [one for one in outcomes if isinstance(one, BaseException)]
-            for error in failed:
-                if not isinstance(error, OUTAGES):
-                    logger.error("numbering failed", exc_info=error)
-            for error in failed:
-                if isinstance(error, OUTAGES):
-                    raise error
+    def _now(self) -> float:
+        return self._node.loop.time()
+
+    async def _sweep(self) -> None:
+        if self._now() - self._swept < SWEEP:
+            return
+        self._swept = self._now()
+        try:
+            self.ask(await self._node.services.run(streams.waiting))
+        except OUTAGES as error:
+            self._failed(error)
+
+    def _begin(self) -> bool:
+        """Takes up the next stream that is not in work; False when there is none."""
+        name = next((name for name in self._names if name not in self._work), None)
+        if name is None:
+            return False
+        del self._names[name]
+        task = self._work[name] = self._node.loop.create_task(self._number(name))
+        task.add_done_callback(lambda _: self._done(name))
+        return True
+
+    def _done(self, name: str) -> None:
+        del self._work[name]
+        self._wake.set()
+
+    async def _number(self, name: str) -> None:
+        try:
+            await self._one(name)
+        except OUTAGES as error:
+            self._failed(error)
+            await asyncio.sleep(AGAIN)
+        except Exception:
+            logger.exception("what was published to %r cannot be numbered", name)
+            await asyncio.sleep(AGAIN)
+
+    def _failed(self, error: Exception) -> None:
+        """The sweep finds it again. It may be another database then, or an older state of it."""
+        logger.warning("cannot number what was published: %s", error)
+        if is_outage(error):
+            self._node.hub.look_at_all()
 
     async def _one(self, name: str) -> None:
-        assert self._shared is not None
         if name.startswith(pending.USER):
             handed = await self._shared.run(pending.hand_out, name)
             if handed is not None:

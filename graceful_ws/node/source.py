@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -25,11 +24,19 @@ RING_ROWS = 1024
 KEPT_BYTES = 64 * 1024 * 1024  # of the last messages of all streams
 
 
-@dataclass(slots=True)
 class Kept:
-    """What the last messages of all streams take."""
+    """The streams that keep messages, those with news last, and what it takes in all."""
 
-    bytes: int = 0
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.sources: dict[StreamSource, None] = {}
+
+    def news(self, source: StreamSource, size: int) -> None:
+        self.bytes += size
+        self.sources.pop(source, None)
+        self.sources[source] = None
+        while self.bytes > KEPT_BYTES:
+            next(iter(self.sources)).keep_nothing()
 
 
 class StreamSource:
@@ -63,20 +70,18 @@ class StreamSource:
             outbox.offer(feed, seq, data if outbox.raw else frame)
 
     def _keep(self, seq: int, data: str) -> None:
-        ring, kept = self._ring, self._kept
+        ring = self._ring
         ring.append((seq, data))
-        self._ring_bytes += len(data)
-        kept.bytes += len(data)
-        while ring and (
-            len(ring) > RING_ROWS or self._ring_bytes > RING_BYTES or kept.bytes > KEPT_BYTES
-        ):
-            size = len(ring.popleft()[1])
-            self._ring_bytes -= size
-            kept.bytes -= size
+        size = len(data)
+        while len(ring) > RING_ROWS or (self._ring_bytes + size > RING_BYTES and len(ring) > 1):
+            size -= len(ring.popleft()[1])
+        self._ring_bytes += size
+        self._kept.news(self, size)
 
     def keep_nothing(self) -> None:
         """Followers read what they miss from the database."""
         self._kept.bytes -= self._ring_bytes
+        self._kept.sources.pop(self, None)
         self._ring.clear()
         self._ring_bytes = 0
 

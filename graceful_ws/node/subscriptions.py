@@ -76,18 +76,20 @@ class Subscriptions:
 
     def __init__(self, live: LiveConnection) -> None:
         self._live = live
-        self._present: set[str] = set()
+        self._present: set[str] = set()  # streams that are told of the session
+        self._coming = 0  # subscriptions under way
+        self.denied: frozenset[str] = frozenset()  # by the application, at this resume
 
     @property
     def names(self) -> frozenset[str]:
         return frozenset(name for name in self._live.outbox.feeds if name is not None)
 
     def acked(self) -> dict[str, tuple[str, int]]:
-        """What the client has of each stream."""
+        """What the client has of each stream; nothing until it has something of a new epoch."""
         return {
-            name: (feed.source.epoch or "", feed.cursor.acked)
+            name: (feed.acked_epoch or "", feed.cursor.acked)
             for name, feed in self._live.outbox.feeds.items()
-            if name is not None
+            if name is not None and feed.acked_epoch == feed.source.epoch
         }
 
     # --- a resume -----------------------------------------------------------------------------
@@ -109,6 +111,7 @@ class Subscriptions:
     def resume(self, followed: Sequence[Resumed]) -> None:
         """Behind the welcome: what was missed comes, and then what is new."""
         live = self._live
+        self.denied = frozenset(one.stream for one in followed if one.state == "denied")
         for one in followed:
             if one.state == "denied":
                 live.node.spawn(self.unsubscribe(one.stream, "denied"))
@@ -127,36 +130,49 @@ class Subscriptions:
         attached = await live.ready()
         if stream in live.outbox.feeds and (not presence or stream in self._present):
             return
-        if stream not in live.outbox.feeds and len(live.outbox.feeds) > settings.subscriptions:
+        names = self.names
+        if stream not in names and len(names) + self._coming >= settings.subscriptions:
             raise TooManySubscriptions(f"a session follows at most {settings.subscriptions}")
         joined = join_data(*self._who) if presence else None
+        entry = Subscribe(attached.session, attached.generation, stream=stream, joined=joined)
+        self._coming += 1
+        try:
+            await self._write(entry, presence=presence)
+        finally:
+            self._coming -= 1
+
+    async def _write(self, entry: Subscribe, *, presence: bool) -> None:
+        node = self._live.node
         while True:
-            entry = Subscribe(attached.session, attached.generation, stream=stream, joined=joined)
             try:
-                await live.node.journal.write(entry, lambda tip: self._subscribed(stream, tip))
-                break
+                await node.journal.write(
+                    entry, lambda tip: self._subscribed(entry.stream, tip, presence=presence)
+                )
+                return
             except StreamUnknown:
-                await live.node.readers.run(streams.create, [stream])
+                await node.readers.run(streams.create, [entry.stream])
+
+    def _subscribed(self, stream: str, tip: Tip, *, presence: bool) -> None:
+        live = self._live
         if presence:
             self._present.add(stream)
             live.node.sequencer.ask([stream])
-
-    def _subscribed(self, stream: str, tip: Tip) -> None:
-        live = self._live
         if stream in live.outbox.feeds or not live.is_open:
             return
         live.control(encode(Subscribed(stream, tip.epoch, tip.head)))
         live.node.hub.follow(live.outbox, stream, tip, tip.head)
 
-    async def unsubscribe(self, stream: str, cause: str = "unsubscribed") -> None:
-        """Follows a stream no longer."""
+    async def unsubscribe(
+        self, stream: str, cause: str = "unsubscribed", *, told: bool = True
+    ) -> None:
+        """Follows a stream no longer, which it is ``told``, if it was told of the session."""
         live = self._live
         attached = await live.ready()
         entry = Unsubscribe(
             attached.session,
             attached.generation,
             stream=stream,
-            left=exit_data(*self._who, cause),
+            left=exit_data(*self._who, cause) if told else None,
         )
         await live.node.journal.write(entry, lambda told: self._unsubscribed(stream, told))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from graceful_ws.models import Session
 
@@ -45,6 +45,8 @@ COLUMNS = (
 class Entry:
     """One thing to write for one session, as the owner of ``generation``."""
 
+    refusable: ClassVar[bool] = False  # told at once when the database is away, and not kept
+
     session: int
     generation: int
     # What a transaction whose commit's answer was lost may have written; None: nothing.
@@ -72,6 +74,7 @@ class Entry:
 class Append(Entry):
     """Numbers and keeps messages to the client. Outcome: the number of the first."""
 
+    refusable = True
     data: Sequence[str] = ()
 
     def apply(self, row: Row, work: Round) -> int:

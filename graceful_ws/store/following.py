@@ -27,6 +27,7 @@ class Subscribe(Entry):
     ``joined`` is the message that tells the stream of it, or None without presence.
     """
 
+    refusable = True
     stream: str = ""
     joined: str | None = None
 
@@ -40,16 +41,18 @@ class Subscribe(Entry):
 
 @dataclass(slots=True, eq=False)
 class Unsubscribe(Entry):
-    """Follows a stream no longer. ``left`` is the message for the streams that were told."""
+    """Follows a stream no longer. ``left`` is the message for the stream if it was told of the
+    session; None: that goes on."""
 
+    refusable = True
     stream: str = ""
-    left: str = ""
+    left: str | None = None
 
     def apply(self, row: Row, work: Round) -> bool:
         """Outcome: whether the stream is told of it."""
         self.owned(row)
         work.following.unsubscribe(row, self.stream)
-        return work.following.leave(row, self.stream, self.left)
+        return self.left is not None and work.following.leave(row, self.stream, self.left)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +60,7 @@ class Audience(Entry):
     """Exactly these streams are told of the session's comings and goings. Outcome: those that are
     told something now."""
 
+    refusable = True
     streams: Sequence[str] = ()
     joined: str = ""
     left: str = ""
@@ -73,6 +77,7 @@ class Audience(Entry):
 class Publish(Entry):
     """A message of a session's owner for a stream."""
 
+    refusable = True
     stream: str = ""
     data: str = ""
 

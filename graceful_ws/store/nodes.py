@@ -6,10 +6,10 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F, OuterRef, Q, Subquery
+from django.db.models import F, Q
 from django.utils import timezone
 
 from graceful_ws.models import AuditEntry, Node, Session
@@ -175,7 +175,7 @@ def dead() -> list[uuid.UUID]:
     return list(rows.order_by().values_list("pk", flat=True).distinct())
 
 
-def detach_dead(batch: int = 500, spare: Sequence[uuid.UUID] = ()) -> int:
+def detach_dead(batch: int = 500, spare: Sequence[uuid.UUID] = (), since: float = 0.0) -> int:
     """Detaches sessions of nodes that are dead or stopped, but for those to ``spare``; returns how
     many. Derived from state, so any node finishes what another began. Adds 1 to the generation:
     the node may yet live."""
@@ -197,8 +197,7 @@ def detach_dead(batch: int = 500, spare: Sequence[uuid.UUID] = ()) -> int:
         sessions.filter(pk__in=mine).update(
             state=Session.State.DETACHED,
             generation=F("generation") + 1,
-            # When it was last known to live. The right-hand side still sees the node.
-            left_at=Subquery(Node.objects.filter(pk=OuterRef("node_id")).values("beat_at")),
+            left_at=timezone.now() - timedelta(seconds=since),
             node=None,
             cause="node_lost",
             connection_state="",

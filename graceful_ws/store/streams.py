@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Max
 from django.utils import timezone
 
 from graceful_ws.models import Stream, StreamMessage
@@ -129,6 +130,9 @@ def _locked(using: BaseDatabaseWrapper, name: str) -> Stream:
     if stream is None:
         _create(using, [name])
         stream = locked.get()
+        if stream.head == 0:  # cleared away once; what was numbered before keeps its number
+            rows = StreamMessage.objects.using(using.alias).filter(stream=name)
+            stream.head = rows.aggregate(last=Max("seq"))["last"] or 0
     return stream
 
 

@@ -12,7 +12,7 @@ from tests.support.databases import Database
 def operator(database: Database) -> User:
     """Somebody of the staff who may look, and nothing else yet."""
     user = User.objects.create_user("operator", is_staff=True)
-    for model in ("session", "node", "auditentry"):
+    for model in ("session", "stream", "node", "auditentry"):
         allow(user, f"view_{model}")
     return user
 

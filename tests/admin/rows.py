@@ -6,7 +6,9 @@ import uuid
 from typing import Any
 
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from graceful_ws.models import Node, Session
@@ -14,6 +16,7 @@ from graceful_ws.models import Node, Session
 SESSIONS = "/admin/graceful_ws/session/"
 NODES = "/admin/graceful_ws/node/"
 AUDIT = "/admin/graceful_ws/auditentry/"
+STREAMS = "/admin/graceful_ws/stream/"
 
 
 def make_node(name: str = "node-1", **values: Any) -> Node:
@@ -47,6 +50,13 @@ def shown(client: Client, url: str) -> str:
     response = client.get(url)
     assert response.status_code == 200
     return response.content.decode()
+
+
+def count_queries(client: Client, url: str) -> int:
+    shown(client, url)
+    with CaptureQueriesContext(connection) as queries:
+        shown(client, url)
+    return len(queries)
 
 
 def act(client: Client, url: str, action: str, rows: list[Any], **more: str) -> Any:

@@ -18,9 +18,18 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from graceful_ws import admin as ours
-from graceful_ws.models import AuditEntry, Node, Session
-from graceful_ws.store import nodes
-from tests.admin.rows import AUDIT, NODES, SESSIONS, make_node, make_session, shown
+from graceful_ws.models import AuditEntry, Node, Session, Stream
+from graceful_ws.store import nodes, streams
+from tests.admin.rows import (
+    AUDIT,
+    NODES,
+    SESSIONS,
+    STREAMS,
+    count_queries,
+    make_node,
+    make_session,
+    shown,
+)
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -77,13 +86,6 @@ def test_lists_take_as_many_queries_for_thirty_rows_as_for_one(browser: Client) 
         add()
     assert {url: count_queries(browser, url) for url in (SESSIONS, NODES, AUDIT)} == one
     assert one[SESSIONS] <= 10  # login 3, filters 2, count, rows, users, nodes; and one to spare
-
-
-def count_queries(client: Client, url: str) -> int:
-    client.get(url)
-    with CaptureQueriesContext(connection) as queries:
-        assert client.get(url).status_code == 200
-    return len(queries)
 
 
 @pytest.mark.parametrize(
@@ -148,11 +150,12 @@ def test_audit_trail_links_to_the_session(browser: Client) -> None:
 # Nothing can be written
 
 
-@pytest.mark.parametrize("url", [SESSIONS, NODES, AUDIT])
+@pytest.mark.parametrize("url", [SESSIONS, STREAMS, NODES, AUDIT])
 def test_nothing_can_be_added_changed_or_deleted(admin_client: Client, url: str) -> None:
     make_session(node=make_node())
     nodes.audit("drain_node", node="node-1")
-    model = {SESSIONS: Session, NODES: Node, AUDIT: AuditEntry}[url]
+    streams.create(["room"])
+    model = {SESSIONS: Session, STREAMS: Stream, NODES: Node, AUDIT: AuditEntry}[url]
     row = model._default_manager.get()
     before = list(model._default_manager.values())
     assert admin_client.get(f"{url}add/").status_code == 403
@@ -186,7 +189,7 @@ def queries() -> Iterator[list[str]]:
     found.extend(query["sql"] for query in captured)
 
 
-@pytest.mark.parametrize("model", [Session, Node, AuditEntry])
+@pytest.mark.parametrize("model", [Session, Stream, Node, AuditEntry])
 def test_style_follows_the_theme_of_the_admin(model: type) -> None:
     media = str(admin.site._registry[model].media)
     assert "graceful_ws/admin.css" in media

@@ -135,7 +135,7 @@ def test_a_process_that_stands_still_in_a_transaction_loses_it_as_in_an_outage(
     """A stopped process must not keep the others from its sessions and streams for ever."""
     monkeypatch.setattr(base, "STOPPED", 1)
     owner = attached()
-    with pytest.raises(DatabaseError) as raised, writing():  # noqa: PT012
+    with pytest.raises(DatabaseError) as raised, writing():
         done(append(owner, "1"))
         time.sleep(1.5)
         Session.objects.count()

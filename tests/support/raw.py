@@ -217,6 +217,34 @@ class Raw:
         await self._until(lambda: seq in self.numbers, within, f"message {seq}")
         return next(frame["data"] for frame in self.all("message") if frame["seq"] == seq)
 
+    # --- streams ------------------------------------------------------------------------------
+
+    def stream(self, name: str) -> list[tuple[int, Any]]:
+        """Numbers and data of all that has come of a stream."""
+        found = [frame for frame in self.all("message") if frame.get("stream") == name]
+        return [(frame["seq"], frame["data"]) for frame in found]
+
+    @property
+    def own(self) -> list[tuple[int, Any]]:
+        """Numbers and data of the session's own messages that have come."""
+        found = [frame for frame in self.all("message") if "stream" not in frame]
+        return [(frame["seq"], frame["data"]) for frame in found]
+
+    async def has(self, name: str, seq: int, within: float = WITHIN) -> list[tuple[int, Any]]:
+        """All that has come of a stream, once a number has."""
+        await self._until(
+            lambda: seq in [number for number, _ in self.stream(name)],
+            within,
+            f"message {seq} of {name}",
+        )
+        return self.stream(name)
+
+    async def follow(self, name: str) -> tuple[str, int]:
+        """Asks ``tests.consumers.Room`` to subscribe; returns the position, [epoch, seq]."""
+        await self.message({"subscribe": name})
+        subscribed = await self.expect("subscribed", stream=name)
+        return subscribed["epoch"], subscribed["head"]
+
     async def _until(self, look: Callable[[], bool], within: float, what: str) -> None:
         try:
             async with asyncio.timeout(within):

@@ -167,7 +167,7 @@ export class GracefulSocket extends EventTarget {
     if (link.hadToken) {
       hello.session_token = this.#token;
       hello.last_seq_id = this.#own.seq;
-      hello.positions = {};
+      hello.positions = Object.create(null); // a stream may be named __proto__
       for (const [name, at] of this.#streams) if (at.epoch) hello.positions[name] = [at.epoch, at.seq];
       if (this.#joined) [hello.pending_from = this.#nextSeq] = this.#pending.keys();
     }
@@ -237,9 +237,13 @@ export class GracefulSocket extends EventTarget {
     } else this.#startNumbering(frame.last_client_seq);
     const first = this.#own.seq + 1;
     if (!frame.resumed) this.#own = { seq: 0 };
-    for (const name of this.#streams.keys()) if (!(name in frame.streams)) this.#streams.delete(name);
+    for (const name of this.#streams.keys()) if (!Object.hasOwn(frame.streams, name)) this.#streams.delete(name);
     for (const [name, { state, head, epoch }] of Object.entries(frame.streams)) {
-      if (state === "new" || state === "gap") this.#streams.set(name, { seq: head, epoch });
+      const at = this.#streams.get(name);
+      // The old connection may have brought the subscription, and messages, since the hello left.
+      const ahead = at !== undefined && at.epoch === epoch && at.seq >= head;
+      if (state === "gap" || (state === "new" && !ahead)) this.#streams.set(name, { seq: head, epoch });
+      else if (state === "denied") this.#streams.delete(name);
     }
     this.#joined = true;
     this.#expired = false;
@@ -317,7 +321,7 @@ export class GracefulSocket extends EventTarget {
       if (seq <= (link.told.get(name) ?? 0)) continue;
       link.told.set(name, seq);
       if (name === null) frame.seq = seq;
-      else (frame.streams ??= {})[name] = seq;
+      else (frame.streams ??= Object.create(null))[name] = seq;
     }
     if (frame.type === "pong" || frame.seq || frame.streams) link.ws.send(JSON.stringify(frame));
   }
