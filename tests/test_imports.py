@@ -28,7 +28,7 @@ RINGS: dict[str, set[str]] = {
     "node": {"core", "conf", "store", "servers", "envelopes"},
     "handshake": {"core", "conf"},
     "consumers": {"core", "conf", "store", "servers", "node", "handshake", "following"},
-    "following": {"node"},
+    "following": {"core", "store", "node"},
     "envelopes": {"core", "conf", "store"},
     "publishing": {"core", "conf", "store", "envelopes"},
 }

@@ -32,10 +32,13 @@ class Migration:
         self.task = asyncio.create_task(self._run(), name="move to another connection")
 
     async def settle(self) -> None:
-        """The old connection is gone: waits for a successor that is being dialled, if any."""
-        if self._candidate is not None:
-            await self._candidate.settled.wait()
-        await self.stop()
+        """The old connection is gone: waits for a successor that is being dialled, if any. Nothing
+        of it is left when the wait is cancelled."""
+        try:
+            if self._candidate is not None:
+                await self._candidate.settled.wait()
+        finally:
+            await self.stop()
 
     async def stop(self) -> None:
         """Ends it, and a successor that is not welcomed."""

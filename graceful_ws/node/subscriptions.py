@@ -67,7 +67,9 @@ def resumed_at(followed: Followed, position: tuple[str, int] | None) -> Resumed:
     elif position[0] == tip.epoch:
         if position[1] > tip.head:
             return Resumed(name, tip, tip.head, "gap", "ahead")
-        return Resumed(name, tip, max(first, position[1]), "resumed")
+        if position[1] < first:  # it has not heard that it left the stream, and came back
+            return Resumed(name, tip, first, "new")
+        return Resumed(name, tip, position[1], "resumed")
     return Resumed(name, tip, tip.head, "gap", "epoch")
 
 
