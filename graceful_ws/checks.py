@@ -20,6 +20,7 @@ from django.db import connections
 from graceful_ws import servers
 from graceful_ws.conf import settings
 from graceful_ws.node.limits import LIMITS
+from graceful_ws.node.node import THREADS
 from graceful_ws.validation import (
     TYPES,
     Problem,
@@ -31,6 +32,7 @@ from graceful_ws.validation import (
 
 CORE_LAYER = "channels_redis.core.RedisChannelLayer"
 MEMORY_LAYER = "channels.layers.InMemoryChannelLayer"
+POOL_MIN_SIZE = 4  # of psycopg_pool, where nothing is said
 Apps = Sequence[AppConfig] | None
 
 
@@ -141,7 +143,7 @@ def database_problems() -> list[Problem]:
             )
         ]
     if connection.vendor != "sqlite":
-        return []
+        return _pool_problems(alias, connection.settings_dict["OPTIONS"].get("pool"))
     if connection.is_in_memory_db():  # type: ignore[attr-defined]
         if settings.store_in_django_thread:
             return []
@@ -162,6 +164,26 @@ def database_problems() -> list[Problem]:
             f"SQLite transactions of the database {alias!r} are DEFERRED: one that reads before it"
             ' writes fails with "database is locked" at once when another has written meanwhile.',
             f'Add "OPTIONS": {{"transaction_mode": "IMMEDIATE"}} to DATABASES[{alias!r}].',
+        )
+    ]
+
+
+def _pool_problems(alias: str, pool: Any) -> list[Problem]:
+    """The threads of a node keep their connections: who comes last would never get one."""
+    if not pool:
+        return []
+    options = pool if isinstance(pool, dict) else {}
+    # As psycopg_pool reads it: without max_size a pool does not grow.
+    size = options.get("max_size") or options.get("min_size", POOL_MIN_SIZE)
+    needed = THREADS + settings.handler_threads
+    if not isinstance(size, int) or size >= needed:
+        return []
+    return [
+        Problem(
+            "W006",
+            f"The pool of the database {alias!r} has {size} connections, and a node's threads keep"
+            f" {needed}: the last ones wait in vain.",
+            f'Set "max_size" to {needed} and what views need, or lower handler_threads.',
         )
     ]
 

@@ -263,6 +263,30 @@ def test_deferred_sqlite_transactions_warn(
     assert '"transaction_mode": "IMMEDIATE"' in hint
 
 
+@pytest.mark.parametrize(
+    ("pool", "size"),
+    [
+        (True, 4),
+        ({}, None),
+        ({"min_size": 5}, 5),
+        ({"min_size": 2, "max_size": 14}, 14),
+        ({"min_size": 2, "max_size": 15}, None),
+        (False, None),
+    ],
+)
+def test_pool_below_the_threads_of_a_node_warns(
+    pool: Any, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections["default"], "vendor", "postgresql")
+    monkeypatch.setitem(connections["default"].settings_dict, "OPTIONS", {"pool": pool})
+    if size is None:
+        assert found() == []
+    else:
+        ((identifier, text, _),) = found()
+        assert identifier == "W006"
+        assert f"has {size} connections, and a node's threads keep 15" in text
+
+
 def test_nothing_is_asked_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise AssertionError("a check asked the database")

@@ -18,9 +18,9 @@ def _of_connections(node: Node) -> list[str]:
     for task in asyncio.all_tasks(node.loop):
         name = getattr(task.get_coro(), "__qualname__", "")
         module = getattr(getattr(task.get_coro(), "cr_frame", None), "f_globals", {})
-        if str(module.get("__name__", "")).startswith(("graceful_ws.", "tests.")):
-            if not name.startswith("Backplane."):  # a service, with tasks of its own
-                found.append(name)
+        ours = str(module.get("__name__", "")).startswith(("graceful_ws.", "tests."))
+        if ours and not name.startswith("Backplane."):  # a service, with tasks of its own
+            found.append(name)
     services = ["Node._supervise"] * len(node._service)
     for service in services:
         if service in found:

@@ -27,7 +27,7 @@ from .hub import Hub
 from .journal import Journal
 from .lookout import Lookout
 from .reaper import Reaper
-from .sequencer import Sequencer
+from .sequencer import AT_ONCE, Sequencer
 from .threads import OUTAGES, Threads
 from .timers import Timers
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("graceful_ws.node")
 
+READERS = 2
+SERVICES = 2
+THREADS = 1 + READERS + SERVICES + AT_ONCE  # with the writer; and handler_threads beside these
 STOP_TIMEOUT = 1.0  # seconds for cancelled tasks to end
 
 _nodes: dict[asyncio.AbstractEventLoop, Node] = {}
@@ -92,8 +95,8 @@ class Node:
         self.sessions: dict[int, LiveConnection] = {}
         self._tokens: dict[bytes, LiveConnection] = {}
         self.journal = Journal()
-        self.readers = Threads("reader", 2, 4096)
-        self.services = Threads("service", 2, 256)  # beat and rounds wait for no page
+        self.readers = Threads("reader", READERS, 4096)
+        self.services = Threads("service", SERVICES, 256)  # beat and rounds wait for no page
         self.handler_threads = Threads("handler", settings.handler_threads, settings.handler_queue)
         self.timers = Timers()
         self.backplane = Backplane(self._heard, self._joined)
