@@ -173,6 +173,7 @@ def detach(live: LiveConnection, code: int) -> tuple[Detach, asyncio.Future[bool
         acked_seq=live.acked_seq,
         streams=live.subscriptions.acked(),
         end=over or live.plain or not live.consumer.resumable,
+        instance=live.instance,
         close_code=ours or code,
         close_reason=cut_reason(live.machine.close_reason),
         cause=cause,

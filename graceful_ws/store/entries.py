@@ -32,12 +32,13 @@ class Row:
     last_client_seq: int
     tries: int
     present: bool
+    instance: str
     changed: bool = False
 
 
 COLUMNS = (
     *("id", "generation", "state", "last_seq", "acked_seq", "last_client_seq", "tries"),
-    "present",
+    *("present", "instance"),
 )
 
 
@@ -177,17 +178,25 @@ class Note(Entry):
 @dataclass(slots=True, eq=False)
 class Detach(Note):
     """The connection is gone. With ``end`` the session is over too. Outcome: True when it was
-    this entry that did it."""
+    this entry that did it.
+
+    A bye ends it also when the next connection of the same client object has attached meanwhile:
+    in the middle of a move there are two, and it says bye on one.
+    """
 
     end: bool = False
+    instance: str = ""
     close_code: int | None = None
     close_reason: str = ""
     cause: str = ""
 
     def apply(self, row: Row, work: Round) -> bool:
         if row.generation != self.generation:
-            return False
-        if row.state != Session.State.ATTACHED:
+            mine = self.cause == "bye" and row.instance == self.instance != ""
+            if not mine or row.state == Session.State.ENDED:
+                return False
+            row.generation += 1
+        elif row.state != Session.State.ATTACHED:
             return self.perhaps is not None  # others add 1 to the generation when they end it
         self.perhaps = True
         self.acknowledge(row, work)
@@ -195,6 +204,7 @@ class Detach(Note):
         work.detached.append(
             (
                 row.state,
+                row.generation,
                 work.now,
                 work.now if self.end else None,
                 self.close_code,

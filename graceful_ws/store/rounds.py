@@ -113,8 +113,8 @@ class Round:
         )
         execute_many(
             self.using,
-            f"UPDATE {session} SET state=%s, node_id=NULL, left_at=%s, ended_at=%s, close_code=%s,"
-            " close_reason=%s, cause=%s, connection_state='' WHERE id=%s",
+            f"UPDATE {session} SET state=%s, generation=%s, node_id=NULL, left_at=%s, ended_at=%s,"
+            " close_code=%s, close_reason=%s, cause=%s, connection_state='' WHERE id=%s",
             self.detached,
         )
         execute_many(
