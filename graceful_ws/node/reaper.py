@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 
 from graceful_ws.conf import settings
 from graceful_ws.store import nodes, retention
+from graceful_ws.store.base import is_conflict
 from graceful_ws.store.presence import announce_exits
 
 from .threads import OUTAGES
@@ -51,7 +52,8 @@ class Reaper:
                 await self._look()
             except OUTAGES as error:
                 logger.warning("cannot look after other nodes: %s", error)
-                self._since = None
+                if not is_conflict(error):  # a deadlock proves that the database is there
+                    self._since = None
 
     async def _look(self) -> None:
         run = self._node.services.run
