@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from channels.exceptions import StopConsumer
+from django.utils import timezone
 
 from graceful_ws.consumers import Fenced, GracefulConsumer, JournalUnavailable
 from graceful_ws.models import AuditEntry
@@ -201,7 +202,7 @@ class InTransaction(GracefulConsumer):
             return None
         if "name" in content:
             AuditEntry.objects.create(
-                at="2026-01-01T00:00:00Z", event="effect", actor=content["name"]
+                at=timezone.now(), event="effect", actor=content["name"]
             )
         if "started" in content:
             write(content["started"], os.getpid())
