@@ -281,11 +281,16 @@ class Journal:
         return self.breaker.state(now) is not BreakerState.CLOSED
 
     def _succeeded(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self.breaker.succeeded(now)
         if self._failures:
-            logger.info("the database answers again after %d failures", self._failures)
+            logger.info(
+                "the database answers again after %d failures, the breaker is %s",
+                self._failures,
+                self.breaker.state(now),
+            )
         self._failures = 0
         self._failing_since = None
-        self.breaker.succeeded(asyncio.get_running_loop().time())
         if not self._is_open():  # else probes go on: healthy means that messages are taken
             self._healthy.set()
 
@@ -295,6 +300,7 @@ class Journal:
         now = loop.time()
         if self._failing_since is None:
             self._failing_since = now
+        was_open = self._is_open()
         self._failures += 1
         slow = is_locked(error) or is_conflict(error)
         slow = slow and now - self._failing_since < SLOW_NOT_FAILED
@@ -305,6 +311,8 @@ class Journal:
         if self._failures in (1, 10) or self._failures % 60 == 0:
             logger.warning("round failed (%d in a row): %s", self._failures, error)
         if self._is_open():
+            if not was_open:
+                logger.warning("the breaker is open: messages are refused until a probe succeeds")
             self._fail_fast()
             return PROBE_INTERVAL
         index = min(self._failures, len(DATABASE_RETRIES)) - 1
