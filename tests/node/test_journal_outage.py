@@ -19,6 +19,7 @@ from graceful_ws.node.journal import Journal
 from graceful_ws.store.attach import Attached
 from graceful_ws.store.base import JournalUnavailable
 from graceful_ws.store.entries import Note
+from graceful_ws.store.following import Audience, Publish, Subscribe, Unsubscribe
 from tests.node.kit import WRITER, soon, store
 from tests.store.kit import (
     AFTER,
@@ -331,3 +332,29 @@ async def test_a_database_that_is_locked_for_too_long_counts_as_down(
     assert "locked" in caplog.text
     await soon(journal.wait_healthy())
     assert await soon(asyncio.gather(*waiting[1:])) == [True, True]
+
+
+async def test_what_is_refused_while_the_breaker_is_open_is_refused_at_once(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler that publishes is then asked for again, and does not wait for its time limit."""
+    owner = await store(attached)
+    who = (owner.session, owner.generation)
+
+    def away(entries: Any) -> list[Any]:
+        return [OperationalError("gone")] * len(entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "commit_all", away)
+        with pytest.raises(JournalUnavailable):
+            await soon(journal.write(append(owner, "1")))
+        for entry in (
+            Publish(*who, stream="s", data="1"),
+            Subscribe(*who, stream="s"),
+            Unsubscribe(*who, stream="s"),
+            Audience(*who, streams=["s"]),
+        ):
+            with pytest.raises(JournalUnavailable):
+                await soon(journal.write(entry))
+        note = journal.submit(Note(*who))
+    await soon(note)  # what must be written waits, and is
