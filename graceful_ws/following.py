@@ -29,8 +29,9 @@ class Follower:
         raise NotImplementedError
 
     async def may_subscribe(self, stream: str) -> bool:
-        """Whether a session that is resumed may still follow ``stream``. Permission for the first
-        time is for the code that calls ``subscribe``."""
+        """Whether the session may follow ``stream``: asked for those of the class when they are
+        not followed yet, and for all that are followed at each resume. Otherwise permission is for
+        the code that calls ``subscribe``."""
         return True
 
     async def exit_audience(self) -> Sequence[str] | None:
@@ -48,17 +49,17 @@ class Follower:
         """
         self._check_accepted("subscribe")
         wanted = self.presence if presence is None else presence
-        presence = wanted and not self._has_audience
+        presence = wanted and not self.has_audience
         await self._live.subscriptions.subscribe(stream, presence=presence)
 
     @property
-    def _has_audience(self) -> bool:
+    def has_audience(self) -> bool:
         return type(self).exit_audience is not Follower.exit_audience
 
     async def unsubscribe(self, stream: str) -> None:
         """Follows ``stream`` no longer. Raises as ``subscribe`` does."""
         self._check_accepted("unsubscribe")
-        await self._live.subscriptions.unsubscribe(stream, told=not self._has_audience)
+        await self._live.subscriptions.unsubscribe(stream, told=not self.has_audience)
 
     @property
     def subscriptions(self) -> frozenset[str]:
@@ -79,14 +80,18 @@ class Follower:
             raise RuntimeError(f"accept() first: {what}() waits for the client's hello")
 
     async def follow_streams(self) -> None:
-        """What the class says is followed, before the first hook of each connection."""
-        denied = self._live.subscriptions.denied
-        streams = [stream for stream in self.streams if stream not in denied]
+        """What the class says is followed, if it may be, before the first hook of each
+        connection."""
         try:
-            await asyncio.gather(*(self.subscribe(stream) for stream in streams))
+            await asyncio.gather(*map(self._follow, self.streams))
             audience = await self.exit_audience()
             if audience is not None:
                 await self._live.subscriptions.tell(list(dict.fromkeys(audience)))
         except JournalUnavailable as error:
             # It would go on without what its class declares.
             self._live.close(CloseCode.TRY_AGAIN_LATER, str(error))
+
+    async def _follow(self, stream: str) -> None:
+        # A resume has asked for what is followed already.
+        if stream in self.subscriptions or await self.may_subscribe(stream):
+            await self.subscribe(stream)

@@ -113,9 +113,9 @@ def _key(user: Any) -> Any:
     key = getattr(user, "pk", user)
     try:
         field = get_user_model()._meta.pk
-        found = field.to_python(key)
+        found = None if isinstance(key, bool | float) else field.to_python(key)
         field.run_validators(found)
-    except ValidationError:
+    except (ValidationError, TypeError):
         found = None
     if found is None:
         raise ValueError(f"{user!r} is no user that was saved, nor the primary key of one")

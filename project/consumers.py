@@ -13,6 +13,7 @@ from project.models import Line, Visitor
 
 ROOM = "room"  # lines, and who comes and goes
 NEWS = "news"  # names, and what the pages count
+REMEMBERED = 500  # visitors that one who enters is told of: the answer has a bound
 CLOCK = "clock"  # five ticks a second from another process, see project.demo.clock
 COUNTED = ("sent", "received", "lost", "duplicated", "out_of_order", "replayed", "resumed")
 
@@ -41,7 +42,7 @@ class Room(GracefulConsumer):
             "online": [each.client_id for each in online(ROOM)],
             "visitors": {
                 str(each.session): {"name": each.name, "counts": each.counts}
-                for each in Visitor.objects.all()
+                for each in Visitor.objects.order_by("-pk")[:REMEMBERED]
             },
         }
 

@@ -6,8 +6,9 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 # psycopg's pool, one for each process. The threads of a node keep the connection that they take:
-# its writer, two readers, two for its rounds, and one for each of `handler_threads` (8). Views get
-# what is left of `max_size`, and a thread that finds none for `timeout` seconds fails.
+# its writer, two readers, two for its rounds, two that number streams, and one for each of
+# `handler_threads` (8). Views get what is left of `max_size`, and a thread that finds none for
+# `timeout` seconds fails.
 POOL = {
     "min_size": 5,
     "max_size": 20,

@@ -201,9 +201,7 @@ class InTransaction(GracefulConsumer):
             self.reply(content)
             return None
         if "name" in content:
-            AuditEntry.objects.create(
-                at=timezone.now(), event="effect", actor=content["name"]
-            )
+            AuditEntry.objects.create(at=timezone.now(), event="effect", actor=content["name"])
         if "started" in content:
             write(content["started"], os.getpid())
         if "kill" in content and not Path(content["kill"]).exists():

@@ -65,7 +65,7 @@ class Cursor:
         Raises ProtocolError 1002 for a number that was never sent.
         """
         if seq > self.position:
-            if seq <= self._before:
+            if self.is_old(seq):
                 return False  # on its way when the gap was told
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"ack of {seq}, sent {self.position}")
         if seq <= self.acked:
@@ -73,6 +73,10 @@ class Cursor:
         self.acked = seq
         self._release(seq)
         return True
+
+    def is_old(self, seq: int) -> bool:
+        """Whether an acknowledgement may be of a number from before a gap led back behind it."""
+        return self.position < seq <= self._before
 
     def jump(self, seq: int) -> None:
         """The client has everything up to ``seq`` from elsewhere."""

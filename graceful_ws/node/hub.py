@@ -111,7 +111,7 @@ class Hub:
         if epoch != source.epoch:
             self.look(name)
             return
-        if data and source.contradicts(first, data[0]):
+        if source.contradicts(first, data):
             self._contradicted(source)
             return
         if first <= source.head + 1:
@@ -201,13 +201,13 @@ class Hub:
         asked = list(self.sources if names is None else names)
         if not asked:
             return
-        before = {name: self.sources[name].head for name in asked}
+        before = {name: (self.sources[name], self.sources[name].head) for name in asked}
         found = await self._services.run(streams.tips, asked)
         for name in asked:
-            source = self.sources.get(name)
+            source, head = before[name]
             tip = found.get(name)
-            if source is None:
-                continue
+            if self.sources.get(name) is not source:
+                continue  # followed anew since: another look is on its way
             if tip is None:
                 await self._services.run(
                     streams.create, [name]
@@ -215,8 +215,8 @@ class Hub:
                 self.look(name)
             elif tip.epoch != source.epoch:
                 self._rotated(source, tip)
-            elif tip.head < before[name]:
-                await self._behind(source, tip, before[name])
+            elif tip.head < head:
+                await self._behind(source, tip, head)
             else:
                 self._want(source, tip.head)
 
@@ -235,8 +235,10 @@ class Hub:
     def _contradicted(self, source: StreamSource) -> None:
         """A number came a second time, with another message: the database was restored, and has
         grown past what was seen before."""
-        logger.error("stream %r: numbers are given again; they begin anew", source.name)
-        self._spawn(self._rotate(source.name, source.epoch))
+        if source.rotating is None:
+            logger.error("stream %r: numbers are given again; they begin anew", source.name)
+            source.rotating = self._spawn(self._rotate(source.name, source.epoch))
+            source.rotating.add_done_callback(lambda _: setattr(source, "rotating", None))
 
     async def _rotate(self, name: str, epoch: str | None) -> None:
         while True:

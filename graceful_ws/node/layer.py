@@ -29,6 +29,7 @@ class LayerPump:
     def __init__(self, live: LiveConnection) -> None:
         self._live = live
         self._task: asyncio.Task[None] | None = None
+        self._receiving = False  # then cancelling frees the channel
 
     async def open(self) -> None:
         """Gives the consumer its ``channel_name``: "" while the layer does not answer, which must
@@ -37,6 +38,8 @@ class LayerPump:
         if consumer.channel_layer is None:
             return
         consumer.channel_name = ""
+        if self._live.node.backplane.failing:
+            return
         try:
             await self._take_channel()
         except Exception as error:
@@ -76,9 +79,13 @@ class LayerPump:
             try:
                 if not joined:
                     await asyncio.sleep(RETRY)
+                    if self._live.node.backplane.failing:
+                        continue  # a name that the pub/sub layer cannot subscribe stays in it
                     await self._join()
                     joined = True
+                self._receiving = True
                 message = await consumer.channel_layer.receive(consumer.channel_name)
+                self._receiving = False
             except Exception as error:
                 logger.warning("channel layer: %r", error, extra=self._live.extra())
                 joined = False
@@ -100,12 +107,24 @@ class LayerPump:
         return handler
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
         consumer = self._live.consumer
         if consumer.channel_layer is None:
+            return
+        if self._task is not None:
+            self._task.cancel()
+        if not consumer.channel_name:
             return
         with contextlib.suppress(Exception):
             async with asyncio.timeout(TIMEOUT):
                 for group in consumer.groups or ():
                     await consumer.channel_layer.group_discard(group, consumer.channel_name)
+                if not self._receiving:
+                    await self._give_back()
+
+    async def _give_back(self) -> None:
+        """A layer frees a channel when its ``receive`` is cancelled, and in no other way."""
+        consumer = self._live.consumer
+        receiving = asyncio.ensure_future(consumer.channel_layer.receive(consumer.channel_name))
+        await asyncio.sleep(0)
+        receiving.cancel()
+        await asyncio.wait([receiving])

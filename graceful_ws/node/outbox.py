@@ -163,7 +163,7 @@ class Outbox:
         feed = self.feeds.get(name)
         if feed is None:
             return
-        if feed.cursor.position < seq <= feed.source.head:
+        if feed.cursor.position < seq <= feed.source.head and not feed.cursor.is_old(seq):
             feed.cursor.jump(seq)  # it came over the connection before, after the hello
             feed.acked_epoch = feed.source.epoch
             self._room.set()

@@ -42,6 +42,7 @@ class Reaper:
         self._dead: dict[uuid.UUID, float] = {}  # with sessions still attached, since when
         self._looked = 0.0
         self._purged = 0.0
+        self._purging: asyncio.Task[None] | None = None
         self._leaving = False  # somebody has, since the last look for it began
         self._announcing: asyncio.Task[None] | None = None
 
@@ -78,7 +79,9 @@ class Reaper:
         await self._announce(absences=self._may_call_absent(now))
         if now - self._since >= self._settled and now - self._purged >= settings.purge_interval:
             self._purged = now
-            await self._purge()
+            if self._purging is None:  # beside the looks: it may take its time
+                self._purging = self._node.spawn(self._purge())
+                self._purging.add_done_callback(self._purge_ended)
 
     async def _detach(self, now: float) -> None:
         """A dead node that lives gets a beat's time to come back and keep what is its own."""
@@ -131,10 +134,17 @@ class Reaper:
 
     async def _purge(self) -> None:
         run = self._node.services.run
-        for public_id, label in await run(retention.expire):
-            self._node.spawn(_session_ended(public_id, label))
-        while await run(retention.purge) >= retention.BATCH:  # noqa: ASYNC110
-            await asyncio.sleep(PAUSE)
+        try:
+            for public_id, label in await run(retention.expire):
+                self._node.spawn(_session_ended(public_id, label))
+            while await run(retention.purge) >= retention.BATCH:  # noqa: ASYNC110
+                await asyncio.sleep(PAUSE)
+            await run(retention.trim_streams)
+        except OUTAGES as error:
+            logger.warning("cannot clear what is old: %s", error)
+
+    def _purge_ended(self, task: asyncio.Task[None]) -> None:
+        self._purging = None
 
 
 async def _session_ended(public_id: uuid.UUID, label: str) -> None:

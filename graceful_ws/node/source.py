@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class StreamSource:
         self.wanted = tip.head  # and the database is known to have everything up to here
         self.followers: dict[Outbox, Feed] = {}
         self.repair: asyncio.Task[None] | None = None
+        self.rotating: asyncio.Task[None] | None = None
         self.left_at: float | None = None  # when the last follower went
         self._quoted = msgspec.json.encode(name).decode()
         self._readers = readers
@@ -90,12 +92,13 @@ class StreamSource:
         self.epoch, self.head, self.wanted = tip.epoch, tip.head, tip.head
         self.keep_nothing()
 
-    def contradicts(self, seq: int, data: str) -> bool:
-        """Whether another message had this number here: the database is not the one it was."""
+    def contradicts(self, first: int, data: Sequence[str]) -> bool:
+        """Whether other messages had these numbers here: the database is not the one it was."""
         ring = self._ring
-        if not ring or not ring[0][0] <= seq <= ring[-1][0]:
+        if not ring or first > ring[-1][0]:
             return False
-        return ring[seq - ring[0][0]][1] != data
+        mine = dict(ring)
+        return any(mine.get(seq, text) != text for seq, text in enumerate(data, first))
 
     async def read(self, after: int, rows: int) -> list[tuple[int, str]]:
         """Messages behind ``after``; many followers that stand there ask the database once."""

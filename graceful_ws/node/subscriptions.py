@@ -14,6 +14,7 @@ from graceful_ws.store import streams
 from graceful_ws.store.attach import Followed
 from graceful_ws.store.following import (
     Audience,
+    Deny,
     Publish,
     StreamUnknown,
     Subscribe,
@@ -80,7 +81,6 @@ class Subscriptions:
         self._live = live
         self._present: set[str] = set()  # streams that are told of the session
         self._coming = 0  # subscriptions under way
-        self.denied: frozenset[str] = frozenset()  # by the application, at this resume
 
     @property
     def names(self) -> frozenset[str]:
@@ -113,10 +113,10 @@ class Subscriptions:
     def resume(self, followed: Sequence[Resumed]) -> None:
         """Behind the welcome: what was missed comes, and then what is new."""
         live = self._live
-        self.denied = frozenset(one.stream for one in followed if one.state == "denied")
         for one in followed:
             if one.state == "denied":
-                live.node.spawn(self.unsubscribe(one.stream, "denied"))
+                told = not live.consumer.has_audience
+                live.node.spawn(self._write_unsubscribed(Deny, one.stream, "denied", told=told))
                 continue
             live.node.hub.follow(live.outbox, one.stream, one.tip, one.position)
             if one.state == "gap":
@@ -164,13 +164,16 @@ class Subscriptions:
         live.control(encode(Subscribed(stream, tip.epoch, tip.head)))
         live.node.hub.follow(live.outbox, stream, tip, tip.head)
 
-    async def unsubscribe(
-        self, stream: str, cause: str = "unsubscribed", *, told: bool = True
-    ) -> None:
+    async def unsubscribe(self, stream: str, *, told: bool = True) -> None:
         """Follows a stream no longer, which it is ``told``, if it was told of the session."""
+        await self._write_unsubscribed(Unsubscribe, stream, "unsubscribed", told=told)
+
+    async def _write_unsubscribed(
+        self, kind: type[Unsubscribe], stream: str, cause: str, *, told: bool
+    ) -> None:
         live = self._live
         attached = await live.ready()
-        entry = Unsubscribe(
+        entry = kind(
             attached.session,
             attached.generation,
             stream=stream,

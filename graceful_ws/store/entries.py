@@ -194,7 +194,7 @@ class Detach(Note):
         if row.generation != self.generation:
             mine = self.cause == "bye" and row.instance == self.instance != ""
             if not mine or row.state == Session.State.ENDED:
-                return False
+                return mine and self.perhaps is not None  # the answer to its commit was lost
             row.generation += 1
         elif row.state != Session.State.ATTACHED:
             return self.perhaps is not None  # others add 1 to the generation when they end it

@@ -56,6 +56,13 @@ class Unsubscribe(Entry):
 
 
 @dataclass(slots=True, eq=False)
+class Deny(Unsubscribe):
+    """The same for a stream that the session may not follow any more: not given up in an outage."""
+
+    refusable = False
+
+
+@dataclass(slots=True, eq=False)
 class Audience(Entry):
     """Exactly these streams are told of the session's comings and goings. Outcome: those that are
     told something now."""

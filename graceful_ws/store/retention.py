@@ -106,7 +106,7 @@ def purge() -> int:
     )
     if ids and not any(rows.exists() for rows in of_sessions):
         removed += _delete(sessions.filter(pk__in=ids))
-    return removed + cap() + trim_streams() + _idle_streams(ended)
+    return removed + cap() + _idle_streams(ended)
 
 
 def cap() -> int:

@@ -130,9 +130,9 @@ def _locked(using: BaseDatabaseWrapper, name: str) -> Stream:
     if stream is None:
         _create(using, [name])
         stream = locked.get()
-        if stream.head == 0:  # cleared away once; what was numbered before keeps its number
-            rows = StreamMessage.objects.using(using.alias).filter(stream=name)
-            stream.head = rows.aggregate(last=Max("seq"))["last"] or 0
+    if stream.head == 0:  # it may have been cleared away once; what has a number keeps it
+        rows = StreamMessage.objects.using(using.alias).filter(stream=name)
+        stream.head = rows.aggregate(last=Max("seq"))["last"] or 0
     return stream
 
 

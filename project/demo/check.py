@@ -123,6 +123,7 @@ class Check:
     def __init__(self, directory: Path, names: Sequence[str], say: Say) -> None:
         self.directory = directory
         self._say = say
+        self._given_up = ""
         self._books = directory / "books"
         self._books.mkdir()
         ports = free_ports(2)
@@ -158,7 +159,8 @@ class Check:
                 async with asyncio.timeout(end - time.monotonic()):
                     await self._hurt()
             except (TimeoutError, DemoError) as error:
-                self._say(f"given up: {str(error) or f'not done after {end - began:g} s'}")
+                self._given_up = str(error) or f"not done after {end - began:g} s"
+                self._say(f"given up: {self._given_up}")
             await self._settle(end + LIMIT)
             result = await self._count()
             await asyncio.gather(*(visitor.client.close() for visitor in self.visitors))
@@ -286,6 +288,8 @@ class Check:
             "duplicated": total.duplicated,
             "out_of_order": total.out_of_order,
             "uncommitted": sum(len(visitor.lines.keys() - rows) for visitor in self.visitors),
+            "refused": sum(len(visitor.nacked) for visitor in self.visitors),
+            "given_up": self._given_up,
             "replayed": sum(client.replayed for client in clients),
             "resent": sum(client.resent for client in clients),
             "resumed": sum(client.resumes for client in clients),
@@ -297,9 +301,11 @@ def complaints(result: dict[str, Any]) -> list[str]:
     """What is wrong with a result; nothing if it shows what it should."""
     wrong = [
         f"{name} is {result[name]}, not 0"
-        for name in ("lost", "duplicated", "out_of_order", "uncommitted")
+        for name in ("lost", "duplicated", "out_of_order", "uncommitted", "refused")
         if result[name]
     ]
+    if result["given_up"]:
+        wrong.append(f"not all of it happened: {result['given_up']}")
     wrong += [f"{name} is 0" for name in ("replayed", "resent", "resumed") if not result[name]]
     wrong += [
         f"{name} is {result[name]}, less than {EACH_WAY}"
