@@ -221,7 +221,7 @@ def test_protocol_page_has_every_state_of_a_resumed_stream() -> None:
 
 
 def test_protocol_page_has_every_cause_of_an_exit() -> None:
-    causes = {"timeout", "unsubscribed", *presence.CAUSES.values()}
+    causes = {"timeout", "unsubscribed", "denied", *presence.CAUSES.values()}
     causes |= strings_in("graceful_ws/node/subscriptions.py", "unsubscribe")
     listed = PROTOCOL[PROTOCOL.index("Causes: ") :].partition(";")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == causes

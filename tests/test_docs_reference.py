@@ -21,7 +21,15 @@ REFERENCE = (ROOT / "docs/reference.md").read_text()
 
 ASKED_BY_THE_NODE = {
     *("call_session_ended", "decode_json", "ended", "follow_streams", "gap_told", "limits"),
-    *("has_transaction", "identity", "label", "live", "plain_call", "remote_address"),
+    *(
+        "has_audience",
+        "has_transaction",
+        "identity",
+        "label",
+        "live",
+        "plain_call",
+        "remote_address",
+    ),
     "user_agent",
 }
 

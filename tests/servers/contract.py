@@ -326,6 +326,8 @@ class AdapterContract:
 
     async def test_server_without_a_connection_stops_at_once(self, launch: Launch) -> None:
         server = launch()
+        async with server.client():
+            pass  # it answers: Daphne listens before its signal handlers are there
         server.child.signal(signal.SIGTERM)
         assert server.exit_status() == 0, server.child.log_tail()
 
