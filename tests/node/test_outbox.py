@@ -194,3 +194,24 @@ async def test_a_nack_leaves_before_the_ack_that_covers_it() -> None:
     assert [frame["seq"] for frame in peer.frames if frame["type"] == "nack"] == [*range(1, 101)]
     assert kinds.index("ack") > max(i for i, kind in enumerate(kinds) if kind == "nack")
     assert kinds.count("volatile") == 150
+
+
+async def test_an_acknowledgement_from_before_a_new_epoch_skips_nothing() -> None:
+    """It was on its way when the gap was told, and the new numbers are announced already."""
+    peer, source = Peer(), Memory(10)
+    source.epoch = "one"
+    feed = peer.outbox.add(source, 0)
+    await eventually(lambda: len(peer.seqs) == 10, within=5.0)
+    source.epoch, source.head = "two", 3
+    peer.outbox.gap(feed, "epoch")
+    source.open.clear()
+    source.head = 10
+    peer.outbox.moved(feed)
+    await eventually(lambda: source.reads == 2, within=5.0)
+    peer.outbox.client_acked(None, 10)
+    source.open.set()
+    await eventually(lambda: len(peer.seqs) == 17, within=5.0)
+    assert peer.seqs == [*range(1, 11), *range(4, 11)]
+    assert feed.acked_epoch == "one", "nothing of the new epoch was acknowledged"
+    peer.outbox.client_acked(None, 5)
+    assert (feed.acked_epoch, feed.cursor.acked) == ("two", 5)

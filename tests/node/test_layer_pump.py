@@ -1,0 +1,67 @@
+"""The consumer's own channel on the layer: taken once, given back, whatever Redis does."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from graceful_ws.node import layer as module
+from graceful_ws.node.layer import LayerPump
+from tests.support.redis import RedisServer
+from tests.support.waiting import eventually
+
+
+class Live:
+    """What a pump needs of its connection."""
+
+    def __init__(self, layer: Any, groups: list[str]) -> None:
+        self.consumer = SimpleNamespace(channel_layer=layer, channel_name="", groups=groups)
+        self.node = SimpleNamespace(
+            backplane=SimpleNamespace(failing=False), spawn=asyncio.get_running_loop().create_task
+        )
+        self.inbox = SimpleNamespace()
+
+    def extra(self) -> dict[str, Any]:
+        return {}
+
+
+def channels(layer: RedisPubSubChannelLayer) -> int:
+    return len(layer._get_layer().channels)
+
+
+async def test_no_channel_is_left_of_a_connection_that_came_while_redis_was_away(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY", 0.05)
+    layer = RedisPubSubChannelLayer(hosts=[redis_server.url])
+    redis_server.kill()
+    live = Live(layer, ["group"])
+    live.node.backplane.failing = True
+    pump = LayerPump(live)  # type: ignore[arg-type]
+    await pump.open()
+    await pump.start()
+    before = channels(layer)
+    await asyncio.sleep(0.5)  # ten tries, if it tried
+    assert channels(layer) == before
+    redis_server.restart()
+    live.node.backplane.failing = False
+    await eventually(lambda: live.consumer.channel_name != "", 10)
+    await pump.stop()
+    await asyncio.sleep(0)
+    await eventually(lambda: channels(layer) <= before, 5)
+    await layer.flush()
+
+
+async def test_a_channel_that_was_never_read_is_given_back(redis_server: RedisServer) -> None:
+    layer = RedisPubSubChannelLayer(hosts=[redis_server.url])
+    live = Live(layer, [])
+    pump = LayerPump(live)  # type: ignore[arg-type]
+    await pump.open()
+    assert channels(layer) == 1
+    await pump.stop()
+    await eventually(lambda: channels(layer) == 0, 5)
+    await layer.flush()
