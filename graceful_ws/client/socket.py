@@ -185,7 +185,7 @@ class Socket:
         """Ends with ConnectionClosed only."""
         welcome_by = self._loop.time() + self._options.welcome_timeout
         while True:
-            await self._reading.wait()
+            await self._may_read(ws)
             silence = self.link.silence
             limit = welcome_by if silence is None else self._loop.time() + silence
             text = await self._read(ws, limit)
@@ -195,6 +195,20 @@ class Socket:
                     await ws.wait_closed()
             elif isinstance(text, str):
                 self._received(text)
+
+    async def _may_read(self, ws: ClientConnection) -> None:
+        """Returns when reading goes on, or the connection is lost: a pause must not hide that."""
+        if self._reading.is_set():
+            return
+        waits = [
+            asyncio.create_task(self._reading.wait()),
+            asyncio.create_task(ws.wait_closed()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _read(self, ws: ClientConnection, limit: float) -> str | bytes | None:
         try:

@@ -183,3 +183,25 @@ async def test_pings_are_answered_and_tell_the_round_trip() -> None:
             assert client.rtt == 0.125
         assert client.close_codes == {1000: 1}
     assert not peer.errors
+
+
+async def test_connection_that_is_lost_while_nobody_reads_is_resumed() -> None:
+    """It paused in the middle of a message, so that nothing waits for the next one."""
+
+    async def script(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.say("message", seq=1, data="a")
+        await visit.read("bye")
+
+    def pause(message: object) -> None:
+        client.pause_reading()
+
+    async with serving(script) as peer:
+        client = client_of(peer, on_message=pause)
+        client.start()
+        await eventually(lambda: client.last_seq == 1, 10)
+        await asyncio.sleep(0.1)  # its reader stands before the next message
+        client.abort()
+        await eventually(lambda: client.resumes == 1, 10)
+        client.resume_reading()
+        await client.close()
