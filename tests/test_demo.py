@@ -30,7 +30,7 @@ CHECK_WITHIN = 90.0  # seconds; twenty on an idle machine
 COUNTED = ("sent", "received", "lost", "duplicated", "out_of_order", "replayed", "resumed")
 RESULT = {
     **{"sent": EACH_WAY, "received": EACH_WAY, "lost": 0, "duplicated": 0, "out_of_order": 0},
-    **{"uncommitted": 0, "replayed": 1, "resent": 1, "resumed": 1},
+    **{"uncommitted": 0, "refused": 0, "given_up": "", "replayed": 1, "resent": 1, "resumed": 1},
     "close_codes": {"1006": 1, "1012": 1},
 }
 
@@ -84,6 +84,8 @@ def test_numbers_that_are_missing_twice_or_late_are_counted(
         ({"duplicated": 2}, "duplicated is 2, not 0"),
         ({"out_of_order": 1}, "out_of_order is 1, not 0"),
         ({"uncommitted": 1}, "uncommitted is 1, not 0"),
+        ({"refused": 1}, "refused is 1, not 0"),
+        ({"given_up": "x"}, "not all of it happened: x"),
         ({"replayed": 0}, "replayed is 0"),
         ({"resent": 0}, "resent is 0"),
         ({"resumed": 0}, "resumed is 0"),

@@ -329,7 +329,7 @@ def free_ports(count: int) -> list[int]:
     find one of them on its port."""
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randint(15_000, 32_000)
+        port = random.randint(15_000, 20_000)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -18,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]  # of the repository: where `tests` and `graceful_ws` can be found
 LOG_TAIL = 200  # lines shown when a test fails
 
+WORKERS = 8  # as many test processes never share a port
+
 _handed_out: set[int] = set()
 
 
@@ -27,10 +29,13 @@ def free_port() -> int:
     From below the range that kernels give to outgoing connections: a server that is restarted on
     its port must not find a client's socket there.
     """
+    # Test processes side by side have a part of the range each.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    part = 12_000 // WORKERS
     for _ in range(200):
-        port = random.randint(20_000, 32_000)
-        if port in _handed_out:
-            continue
+        port = random.randrange(20_000 + worker * part, 20_000 + (worker + 1) * part)
+        if port in _handed_out or port - 1 in _handed_out:
+            continue  # a demo takes the next one as well
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -26,7 +26,9 @@ async def test_a_plain_client_gets_what_was_left_for_its_session_once(make_site:
     async with Raw(site.ws("/echo/"), plain=True) as client:
         await client.send_text('"x"')
         await eventually(lambda: client.messages == ["x"])
-        [(session_id,)] = site.sql("SELECT uuid FROM graceful_ws_session")
+        sessions = "SELECT uuid FROM graceful_ws_session"
+        await eventually(lambda: site.sql(sessions) != [])
+        [(session_id,)] = site.sql(sessions)
         await asyncio.to_thread(send_to, site, str(session_id), "left")
         await eventually(lambda: client.messages == ["x", "left"])
         await asyncio.sleep(ROUNDS)
