@@ -16,7 +16,10 @@ from tests.support.servers import Site
 from tests.system.conftest import MakeSite
 
 ROOM = "room"
-PURGE = "from graceful_ws.store import retention\nwhile retention.purge() + retention.trim_streams(): pass"
+PURGE = (
+    "from graceful_ws.store import retention\n"
+    "while retention.purge() + retention.trim_streams(): pass"
+)
 
 
 def gaps(raw: Raw) -> list[tuple[Any, ...]]:
