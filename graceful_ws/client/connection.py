@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random as random_module
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Self
 
+from graceful_ws.core.breaker import Breaker
 from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.core.endpoints import Endpoints
 from graceful_ws.core.retry import Backoff
 
 from .connector import Connector
-from .errors import Nacked, SessionLost
+from .errors import Nacked, RequestTimeout, SessionLost
 from .events import (
     Disconnected,
     Event,
@@ -24,6 +26,9 @@ from .events import (
     Outgoing,
     StateChanged,
 )
+from .known import Known
+from .outcomes import Outcomes
+from .probing import Prober, tls_of
 from .session import ClientSession
 from .socket import SocketOptions
 
@@ -32,18 +37,26 @@ logger = logging.getLogger("graceful_ws.client")
 QUEUE_MESSAGES = 100  # that wait for their outcome; then ``send`` waits
 QUEUE_BYTES = 1024 * 1024
 UNREAD_MESSAGES = 1000  # kept over a disconnect for an application that does not read them
+REQUEST_TIMEOUT = 10.0  # seconds
+REQUEST_TRIES = 3
+PROBE_PATH = "/graceful_ws/ping/"
 MAX_SIZE = 16 * 1024 * 1024  # bytes of one WebSocket message from the server
 
 
-class GracefulClient:
-    """A client of one server, or of the nodes of one deployment in turn.
+class GracefulClient(Known):
+    """A client of one server, or of the nodes of one deployment.
 
         async with GracefulClient("wss://example.com/ws/chat/") as client:
             result = await client.send({"hello": "world"})
             async for message in client:
                 print(message.seq, message.data)
 
-    * ``urls``: one or several; the next one is tried when one cannot be reached or drains
+    * ``urls``: one or several; of those that work one of the nearest is dialled, another when one
+      cannot be reached, is lost or drains
+    * ``probe``: the path of an HTTP page whose answer shows how near an endpoint is, asked of the
+      same hosts; None: never, and the first choice is a random one
+    * ``breakers``: a dict in which several clients of a process share what they know of endpoints
+      that fail; by default each knows its own
     * ``headers``, ``origin``: of the handshake; ``headers`` may be a function, called for each
       try, so that credentials can be fresh
     * ``backoff``: the schedule of tries
@@ -65,6 +78,8 @@ class GracefulClient:
         origin: str | None = None,
         backoff: Backoff | None = None,
         reconnect_window: float | None = None,
+        probe: str | None = PROBE_PATH,
+        breakers: MutableMapping[str, Breaker] | None = None,
         open_timeout: float = 10.0,
         welcome_timeout: float = 15.0,
         on_event: Callable[[Event], None] | None = None,
@@ -77,6 +92,8 @@ class GracefulClient:
         if not self.urls:
             raise ValueError("at least one URL is needed")
         arguments = {"max_size": MAX_SIZE, **(websockets or {})}
+        endpoints = Endpoints(self.urls, random, breakers)
+        prober = None if probe is None else Prober(endpoints, probe, tls_of(arguments))
 
         def options() -> SocketOptions:
             fresh = headers() if callable(headers) else headers
@@ -86,76 +103,18 @@ class GracefulClient:
         self._on_event = on_event
         self._on_message = on_message
         self._messages: deque[MessageReceived] = deque()
-        self._waiters: dict[Outgoing, asyncio.Future[Any]] = {}
+        self._outcomes = Outcomes()
         self._changed = asyncio.Event()  # anything that somebody may wait for
         self._connector = Connector(
             self.session,
-            self.urls,
+            endpoints,
             options,
             self._hear,
             backoff=backoff or Backoff(),
             random=random,
             window=reconnect_window,
+            prober=prober,
         )
-
-    # --- what is known ------------------------------------------------------------------------
-
-    @property
-    def state(self) -> str:
-        """``disconnected``, ``connecting``, ``connected``, ``draining`` (told to move), ``waiting``
-        (to try again), ``parked`` (the same, with long delays) or ``closed``."""
-        return self._connector.state
-
-    @property
-    def session_id(self) -> str | None:
-        """The public id of the session; None before the first welcome."""
-        return self.session.session_id
-
-    @property
-    def node(self) -> str | None:
-        """The name of the node that answered last."""
-        return self.session.node
-
-    @property
-    def endpoint(self) -> str | None:
-        """The URL of the current connection; None without one."""
-        return None if self._connector.socket is None else self._connector.socket.url
-
-    @property
-    def last_seq(self) -> int:
-        """The number of the last message received in the session's own sequence."""
-        return self.session.last_seq
-
-    @property
-    def rtt(self) -> float | None:
-        """Round trip in seconds; None until the server has told one."""
-        return self.session.rtt
-
-    @property
-    def resumes(self) -> int:
-        """How many times the session went on over another connection."""
-        return self._connector.resumes
-
-    @property
-    def refused(self) -> int:
-        """Tries that ended before a WebSocket was open."""
-        return self._connector.refused
-
-    @property
-    def close_codes(self) -> Counter[int]:
-        """The codes with which connections ended, 1006 without a close frame. Connections that
-        were left for another one do not count."""
-        return self._connector.close_codes
-
-    @property
-    def replayed(self) -> int:
-        """Messages received that were older than the welcome before them."""
-        return self.session.replayed
-
-    @property
-    def resent(self) -> int:
-        """Messages that were sent again."""
-        return self.session.resent
 
     # --- opening and closing ------------------------------------------------------------------
 
@@ -203,20 +162,55 @@ class GracefulClient:
         A cancelled wait does not take the message back. Raises ValueError and TypeError for what
         the server would not take, Nacked, and SessionLost when the client is closed.
         """
+        message = await self._queue(data)
+        return await self._outcomes.wait(message) if wait else None
+
+    async def request(
+        self,
+        data: Any,
+        *,
+        timeout: float = REQUEST_TIMEOUT,  # noqa: ASYNC109  (a budget for several waits)
+        tries: int = REQUEST_TRIES,
+    ) -> Any:
+        """Like ``send``, for an answer that is of no use late: ``timeout`` seconds in all, and at
+        most ``tries`` when the server says that it is busy, 50 ms apart and doubling.
+
+        A request that is given up and is not on its way is taken back: it will not be handled.
+        Raises CircuitOpen at once when no endpoint works, RequestTimeout, Nacked, SessionLost, and
+        what ``send`` raises.
+        """
+        self._connector.check_circuit()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        message = None
+        try:
+            async with asyncio.timeout_at(until):
+                message = await self._queue(data, tries)
+            result = await self._outcomes.wait(message, until - loop.time())
+        except TimeoutError:
+            sent = message is not None and not self.session.withdraw(message)
+            if sent:
+                self._connector.answered(False)
+            raise RequestTimeout(timeout, sent) from None
+        except asyncio.CancelledError:
+            if message is not None:
+                self.session.withdraw(message)
+            raise
+        finally:
+            self._changed.set()  # there may be room
+        self._connector.answered(True)
+        return result
+
+    async def _queue(self, data: Any, tries: int | None = None) -> Outgoing:
+        """Puts a message into the queue, as soon as there is room."""
         self.session.encode(data)  # refused before it waits
         while self.session.waiting >= QUEUE_MESSAGES or self.session.waiting_bytes >= QUEUE_BYTES:
             await self._change()
         if self._connector.end is not None:
             raise self._connector.end
-        message = self.session.send(data)
+        message = self.session.send(data, tries)
         self._connector.wake()
-        if not wait:
-            return None
-        waiter = self._waiters[message] = asyncio.get_running_loop().create_future()
-        try:
-            return await waiter
-        finally:
-            self._waiters.pop(message, None)
+        return message
 
     def volatile(self, data: Any) -> bool:
         """Sends ``data`` without a number; False when it was dropped for want of a connection."""
@@ -271,13 +265,14 @@ class GracefulClient:
                 _call(self._on_message, event)
                 self._handed(event)
         elif isinstance(event, MessageAcknowledged):
-            self._resolve(event.message, event.result)
+            self._outcomes.settle(event.message, event.result)
         elif isinstance(event, MessageNacked) and not event.retry:
-            self._resolve(event.message, Nacked(event.code, event.detail))
+            self._outcomes.fail(event.message, Nacked(event.code, event.detail))
         elif isinstance(event, Disconnected) and len(self._messages) > UNREAD_MESSAGES:
             self._messages = deque(self.session.forget(self._messages))
         elif isinstance(event, StateChanged) and event.new == "closed":
-            self._fail_waiters()
+            assert self._connector.end is not None
+            self._outcomes.fail_all(self._connector.end)
         elif isinstance(event, GapTold) and self._on_event is None:
             logger.error("messages are missing, and nobody listens for it: %s", event)
         if self._on_event is not None and not isinstance(event, MessageReceived):
@@ -287,22 +282,6 @@ class GracefulClient:
     def _handed(self, message: MessageReceived) -> None:
         self.session.handed(message, asyncio.get_running_loop().time())
         self._connector.wake()
-
-    def _resolve(self, message: Outgoing, outcome: Any) -> None:
-        waiter = self._waiters.pop(message, None)
-        if waiter is None or waiter.done():
-            return
-        if isinstance(outcome, Nacked):
-            waiter.set_exception(outcome)
-        else:
-            waiter.set_result(outcome)
-
-    def _fail_waiters(self) -> None:
-        assert self._connector.end is not None
-        for waiter in self._waiters.values():
-            if not waiter.done():
-                waiter.set_exception(self._connector.end)
-        self._waiters.clear()
 
     async def _change(self) -> None:
         """Returns when anything has changed. Raises SessionLost when the client is closed."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graceful_ws.core.client_states import ClientState
     from graceful_ws.core.frames import Welcome
     from graceful_ws.core.window import Position
 
@@ -21,7 +22,20 @@ class Outgoing:
 
     seq: int
     data: str  # as JSON text
+    tries: int | None = None  # after so many nacks with retry it is given up; None: never
     sends: int = 0
+    answered: int = 0  # of the sends, those that the server surely did nothing with
+    nacks: int = 0  # with retry
+
+    @property
+    def in_doubt(self) -> bool:
+        """The server may have begun to handle it."""
+        return self.sends > self.answered
+
+    @property
+    def is_spent(self) -> bool:
+        """It has been tried as often as it may."""
+        return self.tries is not None and self.nacks >= self.tries
 
 
 @dataclass(slots=True, eq=False)
@@ -127,6 +141,26 @@ class ErrorTold:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """A round trip was measured: ``seconds``, by this side (``own``) or by the server."""
+
+    seconds: float
+    own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A client of ``stream`` has gone. Its message comes as any other does; this is told as soon as
+    it is received. ``user`` is a primary key, None for an anonymous one."""
+
+    stream: str
+    client_id: str
+    cause: str
+    code: int | None
+    user: int | str | None
+
+
+@dataclass(frozen=True, slots=True)
 class CloseNeeded:
     """The peer cannot be followed any further: close with this code, and resume."""
 
@@ -142,8 +176,8 @@ class StateChanged:
     """``disconnected``, ``connecting``, ``connected``, ``draining``, ``waiting``, ``parked`` or
     ``closed``."""
 
-    old: str
-    new: str
+    old: ClientState
+    new: ClientState
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +210,8 @@ Event = (
     | Draining
     | Superseded
     | ErrorTold
+    | RoundTrip
+    | Exited
     | CloseNeeded
     | StateChanged
     | RetryScheduled

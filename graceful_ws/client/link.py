@@ -15,10 +15,12 @@ from .events import (
     Draining,
     ErrorTold,
     Event,
+    Exited,
     GapTold,
     MessageAcknowledged,
     MessageNacked,
     MessageReceived,
+    RoundTrip,
     Subscribed,
     Superseded,
     Track,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 ACK_INTERVAL = 1.0  # seconds, messages, bytes: whichever comes first; and with every pong
 ACK_MESSAGES = 50
 ACK_BYTES = 64 * 1024
+RETRY_FIRST = 0.05  # seconds; doubles with each nack of the same message
+RETRY_MOST = 1.0
 FRAME_BYTES = 64  # at most so many around the data of a message
 
 
@@ -52,7 +56,9 @@ class Link:
         self._seen: dict[str | None, int] = {}  # numbers that came on this link, copies too
         self._told: dict[str | None, int] = {}  # and those acknowledged on it
         self._frames: list[str] = []
-        self._pings: list[int] = []
+        self._pings: list[int] = []  # of the server, to be answered
+        self._ping_wanted = False
+        self._pinged: tuple[int, float] | None = None  # the client's own: what it carried, when
         self._handed = 0
         self._handed_bytes = 0
         self._ack_due: float | None = None
@@ -85,6 +91,8 @@ class Link:
                     events += self._message(frame, len(text) // len(decoded))
                 elif kind == "nack":
                     events += self._nack(frame, now)
+                elif kind == "pong":
+                    events += self._pong(frame, now)
                 elif kind in _HANDLERS:
                     events += _HANDLERS[kind](self, frame)
         except ProtocolError as error:
@@ -117,7 +125,12 @@ class Link:
             session.replayed += 1
         if track is None or not track.position.receive(seq):
             return []
-        return [MessageReceived(seq, stream, frame["data"], size, track)]
+        data = frame["data"]
+        events: list[Event] = [MessageReceived(seq, stream, data, size, track)]
+        if stream is not None and isinstance(data, dict) and data.get("type") == "client_exit":
+            gone, cause = str(data.get("client_id")), str(data.get("cause"))
+            events.append(Exited(stream, gone, cause, data.get("code"), data.get("user")))
+        return events
 
     def _ack(self, frame: frames.Ack) -> list[Event]:
         events: list[Event] = []
@@ -129,17 +142,22 @@ class Link:
 
     def _nack(self, frame: frames.Nack, now: float) -> list[Event]:
         session, seq = self.session, frame.seq
-        retry_after = None if frame.retry_after is None else frame.retry_after / 1000
-        if frame.retry:
-            message = session.message(seq)
-            session.pending.send_again(seq)
-            session.hold_until = now + (retry_after or 0.0)
+        message = session.message(seq)
+        retry, retry_after = frame.retry, None
+        if retry:
+            session.nacked(seq)
+            nacks = 0 if message is None else message.nacks - 1
+            growing = min(RETRY_MOST, RETRY_FIRST * 2.0**nacks)
+            retry_after = max(growing, (frame.retry_after or 0) / 1000)
+            session.hold_until = now + retry_after
+            if message is not None and message.is_spent and session.withdraw(message):
+                retry, retry_after = False, None
         else:
             session.pending.resolve(seq)
-            message = session.settle(seq)
+            session.settle(seq)
         if message is None:
             return []
-        return [MessageNacked(seq, frame.code, frame.detail, frame.retry, retry_after, message)]
+        return [MessageNacked(seq, frame.code, frame.detail, retry, retry_after, message)]
 
     def _gap(self, frame: frames.Gap) -> list[Event]:
         session, name = self.session, frame.stream
@@ -153,10 +171,14 @@ class Link:
         return [GapTold(frame.reason, name, frame.from_, frame.oldest, frame.head)]
 
     def _ping(self, frame: frames.Ping) -> list[Event]:
-        if frame.rtt is not None:
-            self.session.rtt = frame.rtt
         self._pings.append(frame.sent_at)
-        return []
+        return [] if frame.rtt is None else [RoundTrip(frame.rtt, own=False)]
+
+    def _pong(self, frame: frames.ServerPong, now: float) -> list[Event]:
+        if self._pinged is None or self._pinged[0] != frame.sent_at:
+            return []
+        pinged_at, self._pinged = self._pinged[1], None
+        return [RoundTrip(now - pinged_at, own=True)]
 
     def _drain(self, frame: frames.Drain) -> list[Event]:
         return [Draining(frame.reconnect_in / 1000, frame.close_in / 1000, frame.reason)]
@@ -193,6 +215,10 @@ class Link:
         """Ends the session for good; the server answers with a close."""
         self.queue(frames.encode(frames.Bye(reason)))
 
+    def ping(self) -> None:
+        """Asks for a pong with the next ``data_to_send``; its round trip is told."""
+        self._ping_wanted = True
+
     def handed(self, size: int, now: float) -> None:
         """The application took a message."""
         self._handed += 1
@@ -219,6 +245,10 @@ class Link:
             seq, streams = self._take_acks()
             out.append(frames.encode(frames.Pong(sent_at, seq, streams)))
         self._pings.clear()
+        if self._ping_wanted:
+            self._ping_wanted = False
+            self._pinged = (int(now * 1000), now)
+            out.append(frames.encode(frames.ClientPing(self._pinged[0])))
         if self._ack_due is not None and now >= self._ack_due:
             seq, streams = self._take_acks()
             if seq is not None or streams:

@@ -78,14 +78,18 @@ class Migration:
 
     async def _try(self) -> bool:
         """Dials once; True when the successor is welcomed."""
-        connector = self._connector
-        candidate = self._candidate = connector.dial()
+        connector, loop = self._connector, asyncio.get_running_loop()
+        url = await connector.choose(besides=connector.current)
+        if url is None:
+            return False
+        candidate = self._candidate = connector.dial(url)
         try:
             await candidate.settled.wait()
         finally:
             self._candidate = None
             if not candidate.settled.is_set():
                 await candidate.give_up()
+                connector.endpoints.breaker(url).abandoned(loop.time())
             elif candidate.welcomed_at is None:
                 connector.candidate_ended(candidate)
         return candidate.welcomed_at is not None

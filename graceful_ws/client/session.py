@@ -48,7 +48,6 @@ class ClientSession:
         self.token = token
         self.session_id: str | None = None
         self.node: str | None = None
-        self.rtt: float | None = None  # seconds, as the server measured it last
         self.link: Link | None = None  # the current one
         self.unanswered: set[Link] = set()  # said hello, and are neither welcomed nor closed
         self.message_bytes = MESSAGE_BYTES
@@ -87,16 +86,32 @@ class ClientSession:
         first = next(iter(self.pending.items), None)
         return first is None or first > self.pending.sent
 
-    def send(self, data: Any) -> Outgoing:
-        """Takes a message in; it travels when there is a connection and credit.
+    def send(self, data: Any, tries: int | None = None) -> Outgoing:
+        """Takes a message in; it travels when there is a connection and credit. After ``tries``
+        nacks with retry it is given up; None: never.
 
         Raises ValueError for what the server would close the connection for: NaN, ill-formed
         Unicode, nested too deep, over ``message_bytes``; TypeError for what is not JSON.
         """
         text = self.encode(data)
         seq = self.pending.add(text)
-        message = self._outgoing[seq] = Outgoing(seq, text)
+        message = self._outgoing[seq] = Outgoing(seq, text, tries)
         return message
+
+    def withdraw(self, message: Outgoing) -> bool:
+        """Takes a message back, so that it is never handled; its number goes to the next one.
+        False when the server may have begun with it: its outcome is still to come."""
+        if message.in_doubt or self._outgoing.get(message.seq) is not message:
+            return False
+        del self._outgoing[message.seq]
+        self._move(self.pending.withdraw(message.seq))
+        return True
+
+    def _move(self, moved: dict[int, int]) -> None:
+        """Messages have other numbers: old to new."""
+        self._outgoing = {moved.get(seq, seq): each for seq, each in self._outgoing.items()}
+        for seq, each in self._outgoing.items():
+            each.seq = seq
 
     def volatile(self, data: Any) -> bool:
         """Sends a message that is not numbered and not kept; False when it was dropped for want
@@ -231,10 +246,7 @@ class ClientSession:
                 self._check_size(self.pending.items[seq])
             except ValueError as error:
                 events.append(self._fail(seq, "too_big", str(error)))
-        moved = self.pending.renumber(last_client_seq)
-        self._outgoing = {moved[seq]: message for seq, message in self._outgoing.items()}
-        for seq, message in self._outgoing.items():
-            message.seq = seq
+        self._move(self.pending.renumber(last_client_seq))
         self._renumber = False
         return events
 
@@ -250,6 +262,15 @@ class ClientSession:
         return track
 
     # --- outcomes -----------------------------------------------------------------------------
+
+    def nacked(self, seq: int) -> None:
+        """With retry: the server did nothing with ``seq``, and nothing with what stood behind it on
+        this connection. It all travels again."""
+        for each in self._outgoing.values():
+            if seq <= each.seq <= self.pending.sent:
+                each.answered += 1
+                each.nacks += each.seq == seq
+        self.pending.send_again(seq)
 
     def settle(self, seq: int) -> Outgoing | None:
         """``seq`` has its outcome; None when it was not waiting."""

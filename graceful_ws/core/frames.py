@@ -66,6 +66,12 @@ class Pong(Frame, tag="pong"):
     streams: dict[str, int] = {}
 
 
+class ClientPing(Frame, tag="ping"):
+    """Answered at once. ``sent_at`` is the client's own clock; nobody else reads it."""
+
+    sent_at: int
+
+
 class ClientVolatile(Frame, tag="volatile"):
     data: Any
 
@@ -74,7 +80,7 @@ class Bye(Frame, tag="bye"):
     reason: str = ""
 
 
-ClientFrame = Hello | ClientMessage | ClientAck | Pong | ClientVolatile | Bye
+ClientFrame = Hello | ClientMessage | ClientAck | Pong | ClientPing | ClientVolatile | Bye
 
 # --- server to client -------------------------------------------------------------------------
 
@@ -121,6 +127,10 @@ class Ping(Frame, tag="ping"):
     rtt: float | None = None
 
 
+class ServerPong(Frame, tag="pong"):
+    sent_at: int
+
+
 class Subscribed(Frame, tag="subscribed"):
     stream: str
     epoch: str
@@ -148,7 +158,17 @@ class Error(Frame, tag="error"):
 
 
 ServerFrame = (
-    Welcome | Ack | Nack | Gap | Ping | Subscribed | Unsubscribed | Drain | Superseded | Error
+    Welcome
+    | Ack
+    | Nack
+    | Gap
+    | Ping
+    | ServerPong
+    | Subscribed
+    | Unsubscribed
+    | Drain
+    | Superseded
+    | Error
 )
 
 # --- coding -----------------------------------------------------------------------------------
@@ -164,6 +184,7 @@ _SERVER_TYPES: dict[str, type[Any]] = {
     "nack": Nack,
     "gap": Gap,
     "ping": Ping,
+    "pong": ServerPong,
     "subscribed": Subscribed,
     "unsubscribed": Unsubscribed,
     "drain": Drain,

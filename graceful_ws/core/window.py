@@ -237,6 +237,18 @@ class Pending:
         """After a nack with retry: ``seq`` and all behind it travel again."""
         self.sent = min(self.sent, seq - 1)
 
+    def withdraw(self, seq: int) -> dict[int, int]:
+        """Takes back what is not on its way, and gives its number to the next one. Returns old
+        number to new, of those behind it."""
+        assert seq > self.sent
+        del self.items[seq]
+        behind = [n for n in self.items if n > seq]
+        moved = {n: n - 1 for n in behind}
+        for n in behind:
+            self.items[n - 1] = self.items.pop(n)
+        self.next_seq -= 1
+        return moved
+
     def reconnected(self, last_client_seq: int) -> list[int]:
         """After a resume: what is done is settled, the rest will be sent again, in order."""
         self.sent = last_client_seq

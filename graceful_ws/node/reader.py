@@ -111,6 +111,11 @@ class Reader:
         elif isinstance(frame, frames.ClientAck):
             self._live.event(FRAME_RECEIVED)
             self._acked(frame.seq, frame.streams)
+        elif isinstance(frame, frames.ClientPing):
+            self._live.event(FRAME_RECEIVED)
+            if abs(frame.sent_at) > frames.MAX_SEQ:
+                raise ProtocolError(CloseCode.PROTOCOL_ERROR, "sent_at out of bounds")
+            self._live.control(frames.encode(frames.ServerPong(frame.sent_at)))
         elif isinstance(frame, frames.ClientVolatile):
             self._live.event(MESSAGE_RECEIVED)
             if not self._live.inbox.crowded:

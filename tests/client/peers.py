@@ -145,7 +145,8 @@ def _is_ours(task: asyncio.Task[Any]) -> bool:
 def client_of(peer: Peer, events: list[Event] | None = None, **options: Any) -> GracefulClient:
     if events is not None:
         options["on_event"] = events.append
-    return connect(peer.url, **{"backoff": FAST, "random": lowest, **options})
+    options = {"backoff": FAST, "random": lowest, "probe": None, **options}
+    return connect(peer.url, **options)
 
 
 async def echoing(visit: Visit) -> None:

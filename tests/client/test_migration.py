@@ -26,6 +26,7 @@ def client_of(*peers: Peer, events: list[Event] | None = None) -> GracefulClient
     return connect(
         [peer.url for peer in peers],
         backoff=FAST,
+        probe=None,
         random=lowest,
         on_event=None if events is None else events.append,
     )

@@ -12,6 +12,7 @@ from graceful_ws.client.events import (
     GapTold,
     MessageNacked,
     MessageReceived,
+    RoundTrip,
     VolatileReceived,
 )
 from graceful_ws.client.session import ClientSession
@@ -194,9 +195,9 @@ def test_pong_carries_the_acknowledgement() -> None:
     link = joined(session)
     link.receive('{"type":"subscribed","stream":"room","epoch":"e","head":4}', T0)
     take(session, link.receive(f"[{message(1)},{message(5, stream='room')}]", T0))
-    link.receive('{"type":"ping","sent_at":9,"rtt":0.25}', T0)
+    told = link.receive('{"type":"ping","sent_at":9,"rtt":0.25}', T0)
+    assert told == [RoundTrip(0.25, own=False)]
     assert sent(link) == [{"type": "pong", "sent_at": 9, "seq": 1, "streams": {"room": 5}}]
-    assert session.rtt == 0.25
     assert sent(link, T0 + 9) == []
 
 
