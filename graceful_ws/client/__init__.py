@@ -8,21 +8,33 @@ async with connect("wss://example.com/ws/chat/") as client:
 
 from __future__ import annotations
 
+from graceful_ws.core.breaker import Breaker, BreakerState
+from graceful_ws.core.client_states import ClientState
+from graceful_ws.core.endpoints import EndpointStatus
 from graceful_ws.core.retry import Backoff
 
 from .connection import GracefulClient, connect
-from .errors import GracefulError, Nacked, RetriesExhausted, SessionLost
+from .errors import (
+    CircuitOpen,
+    GracefulError,
+    Nacked,
+    RequestTimeout,
+    RetriesExhausted,
+    SessionLost,
+)
 from .events import (
     CloseNeeded,
     Disconnected,
     Draining,
     ErrorTold,
     Event,
+    Exited,
     GapTold,
     MessageAcknowledged,
     MessageNacked,
     MessageReceived,
     RetryScheduled,
+    RoundTrip,
     StateChanged,
     Subscribed,
     Superseded,
@@ -34,12 +46,18 @@ from .session import ClientSession
 
 __all__ = [
     "Backoff",
+    "Breaker",
+    "BreakerState",
+    "CircuitOpen",
     "ClientSession",
+    "ClientState",
     "CloseNeeded",
     "Disconnected",
     "Draining",
+    "EndpointStatus",
     "ErrorTold",
     "Event",
+    "Exited",
     "GapTold",
     "GracefulClient",
     "GracefulError",
@@ -47,8 +65,10 @@ __all__ = [
     "MessageNacked",
     "MessageReceived",
     "Nacked",
+    "RequestTimeout",
     "RetriesExhausted",
     "RetryScheduled",
+    "RoundTrip",
     "SessionLost",
     "StateChanged",
     "Subscribed",

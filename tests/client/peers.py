@@ -14,6 +14,7 @@ from websockets.asyncio.server import Request, Response, ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from graceful_ws.client import Backoff, Event, GracefulClient, connect
+from graceful_ws.client.connection import PROBE_PATH
 from graceful_ws.core import frames
 
 DEADLINE = 15.0  # seconds for a whole test
@@ -84,6 +85,8 @@ class Peer:
         self.script = script
         self.visits: list[Visit] = []
         self.dials: list[float] = []  # when handshakes began, refused ones too
+        self.probes = 0
+        self.probe_answer = HTTPStatus.NO_CONTENT
         self.refusing = 0  # so many handshakes are refused
         self.retry_after: str | None = None
         self.port = 0
@@ -94,6 +97,9 @@ class Peer:
         return f"ws://127.0.0.1:{self.port}/"
 
     async def handshake(self, ws: ServerConnection, request: Request) -> Response | None:
+        if request.path == PROBE_PATH:
+            self.probes += 1
+            return ws.respond(self.probe_answer, "")
         self.dials.append(time.monotonic())
         if self.refusing == 0:
             return None
@@ -159,5 +165,7 @@ async def echoing(visit: Visit) -> None:
             number += 1
             await visit.say("message", seq=number, data=frame["data"])
             await visit.say("ack", seq=frame["seq"], results={str(frame["seq"]): frame["data"]})
+        elif frame["type"] == "ping":
+            await visit.say("pong", sent_at=frame["sent_at"])
         elif frame["type"] == "bye":
             return

@@ -143,7 +143,9 @@ async def test_client_that_is_refused_stays_and_tries_again() -> None:
     async with serving(old) as first, serving(staying) as second:
         second.refusing = 1
         slowly = Backoff(base_delay=0.5)
-        async with connect([first.url, second.url], backoff=slowly, random=lowest) as client:
+        async with connect(
+            [first.url, second.url], backoff=slowly, random=lowest, probe=None
+        ) as client:
             first.refusing = 100
             await eventually(lambda: client.refused == 1)
             assert (client.state, client.endpoint) == ("draining", first.url)

@@ -12,6 +12,7 @@ from graceful_ws.client.events import (
     MessageAcknowledged,
     MessageNacked,
     MessageReceived,
+    Outgoing,
 )
 from graceful_ws.client.session import ClientSession
 
@@ -31,7 +32,8 @@ class World:
         self.server = ModelServer()
         self.session = ClientSession()
         self.wires: list[Wire] = []  # the newest first
-        self.sent: list[str] = []
+        self.sent: list[str] = []  # and not taken back
+        self.messages: dict[str, Outgoing] = {}
         self.appended: list[str] = []
         self.unread: list[MessageReceived] = []
         self.delivered: list[str] = []
@@ -44,9 +46,24 @@ class World:
     # --- what applications do -----------------------------------------------------------------
 
     def client_sends(self, wire: int, n: int) -> None:
-        data = f"c{len(self.sent)} " + "x" * 60 * n
+        data = f"c{len(self.messages)} " + "x" * 60 * n
         self.sent.append(data)
-        self.session.send(data)
+        self.messages[data] = self.session.send(data)
+
+    def client_requests(self, wire: int, n: int) -> None:
+        """A message that is given up by itself when the server is too busy too often."""
+        data = f"r{len(self.messages)}"
+        self.sent.append(data)
+        self.messages[data] = self.session.send(data, tries=1 + n % 2)
+
+    def client_gives_up(self, wire: int, n: int) -> None:
+        for data in [data for data in self.sent if data not in self.outcomes][n : n + 1]:
+            if self.session.withdraw(self.messages[data]):
+                self.withdrawn(data)
+
+    def withdrawn(self, data: str) -> None:
+        assert data not in self.server.effects, "taken back, and handled"
+        self.sent.remove(data)
 
     def server_sends(self, wire: int, n: int) -> None:
         data = f"s{len(self.appended)}"
@@ -133,7 +150,10 @@ class World:
                 assert event.result == event.message.data[1:-1]
                 self.outcome(event.message.data[1:-1], "result")
             elif isinstance(event, MessageNacked) and not event.retry:
-                self.outcome(event.message.data[1:-1], "nack")
+                if event.code == "try_again":
+                    self.withdrawn(event.message.data[1:-1])
+                else:
+                    self.outcome(event.message.data[1:-1], "nack")
 
     def outcome(self, data: str, outcome: str) -> None:
         assert data not in self.outcomes, "told twice"
@@ -166,6 +186,8 @@ class World:
 
 HAPPENINGS = {
     World.client_sends: 6,
+    World.client_requests: 4,
+    World.client_gives_up: 5,
     World.server_sends: 6,
     World.application_takes: 3,
     World.dial: 3,
