@@ -113,9 +113,14 @@ def live(request: HttpRequest) -> HttpResponse:
 
 @_public
 def ping(request: HttpRequest) -> HttpResponse:
-    """The smallest answer, for a client that compares round trips, from any origin."""
+    """The smallest answer, for a client that compares round trips, from any origin. 503 while the
+    process drains: a client that is told to leave it must not choose it again."""
     headers = {"Access-Control-Allow-Origin": "*", "Timing-Allow-Origin": "*"}
-    return HttpResponse(status=204, headers=headers)
+    return HttpResponse(status=503 if _draining() else 204, headers=headers)
+
+
+def _draining() -> bool:
+    return any(node.drain is not None for node in local_nodes())
 
 
 @_public
@@ -125,8 +130,7 @@ def ready(request: HttpRequest) -> HttpResponse:
     A channel layer that is away makes messages late, not lost: 200 with ``degraded``, because a
     Redis that dies must not take every node out at once.
     """
-    running = local_nodes()
-    draining = any(node.drain is not None for node in running)
+    draining = _draining()
     journal = _journal_state()
     database = journal != BreakerState.OPEN and _database_answers()
     layer, layer_fails = _layer_state()

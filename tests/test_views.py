@@ -310,7 +310,7 @@ async def test_a_real_daphne_is_not_ready_while_it_drains(make_site: Callable[..
     async with connect(site.ws("/echo/")):
         assert await status("ready") == 200
         await site.adjango("drain_connections", "--window", "0.2", "--timeout", "6")
-    assert [await status("ready"), await status("live"), await status("ping")] == [503, 200, 204]
+    assert [await status("ready"), await status("live"), await status("ping")] == [503, 200, 503]
     await site.adjango("drain_connections", "--undo", "--timeout", "6")
 
     async def is_ready() -> bool:

@@ -39,7 +39,7 @@ QUEUE_BYTES = 1024 * 1024
 UNREAD_MESSAGES = 1000  # kept over a disconnect for an application that does not read them
 REQUEST_TIMEOUT = 10.0  # seconds
 REQUEST_TRIES = 3
-PROBE_PATH = "/graceful_ws/ping/"
+PROBE_PATH = "/graceful/ping/"  # where the quickstart puts it
 MAX_SIZE = 16 * 1024 * 1024  # bytes of one WebSocket message from the server
 
 

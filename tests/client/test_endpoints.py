@@ -11,9 +11,8 @@ from http import HTTPStatus
 
 import pytest
 
-from graceful_ws.client import Backoff, GracefulClient, connect
+from graceful_ws.client import Backoff, GracefulClient, connect, probing
 from graceful_ws.client import connector as connector_module
-from graceful_ws.client import probing
 from graceful_ws.core.breaker import Breaker, BreakerState
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
