@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -13,11 +14,12 @@ from graceful_ws.client import (
     RetriesExhausted,
     RetryScheduled,
     StateChanged,
+    connect,
 )
 from graceful_ws.core.close_codes import CloseCode
 from tests.support.waiting import eventually
 
-from .peers import Visit, client_of, echoing, serving
+from .peers import FAST, Visit, client_of, echoing, lowest, serving
 
 
 async def test_lost_connection_is_resumed_and_what_was_unacknowledged_is_sent_again() -> None:
@@ -129,6 +131,20 @@ async def test_server_that_never_welcomes_is_left_after_the_welcome_timeout() ->
         async with client_of(peer, welcome_timeout=0.2) as client:
             assert client.node == "visit 2"
         assert not peer.errors
+
+
+async def test_network_that_swallows_the_handshake_is_left_after_the_open_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        url = f"ws://127.0.0.1:{hole.getsockname()[1]}/"
+        async with serving(echoing) as peer:
+            client = connect(
+                [url, peer.url], backoff=FAST, random=lowest, probe=None, open_timeout=0.2
+            )
+            client.start()
+            await client.connected()
+            assert client.endpoint == peer.url
+            assert (client.refused, len(peer.dials)) == (1, 1)
+            await client.close()
 
 
 async def test_server_that_falls_silent_is_left_with_4001() -> None:
