@@ -36,14 +36,15 @@ def demo(request: HttpRequest) -> HttpResponse:
 
 
 def content_security_policy(sockets: list[str]) -> str:
-    """Nothing inline, nothing from elsewhere; WebSockets to the nodes only."""
+    """Nothing inline, nothing from elsewhere; to the nodes WebSockets, and probes over HTTP."""
+    probes = [socket.replace("ws", "http", 1) for socket in sockets]
     return "; ".join(
         [
             "default-src 'none'",
             "script-src 'self'",
             "style-src 'self'",
             "img-src 'self'",
-            f"connect-src 'self' {' '.join(sockets)}",
+            f"connect-src 'self' {' '.join([*sockets, *probes])}",
             "form-action 'self'",
             "base-uri 'none'",
             "frame-ancestors 'none'",

@@ -65,6 +65,8 @@ def test_page_obeys_its_own_strict_content_security_policy(demo: Demo) -> None:
         "'self'",
         f"ws://127.0.0.1:{demo.port}",
         f"ws://127.0.0.1:{demo.port + 1}",
+        f"http://127.0.0.1:{demo.port}",
+        f"http://127.0.0.1:{demo.port + 1}",
     ]
     assert "unsafe" not in headers["content-security-policy"]
     page = Page(body)

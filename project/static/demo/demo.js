@@ -1,15 +1,17 @@
 /** The demo page: a room, a clock, what arrives of both, and ways to stop it from arriving. */
 
-import { GracefulSocket } from "../graceful_ws/graceful-ws.js";
+import { DEFAULTS, GracefulSocket } from "../graceful_ws/graceful-ws.js";
 import { Counts } from "./counts.js";
 import { Room } from "./room.js";
 import { Tape } from "./tape.js";
 import { Tunnel } from "./tunnel.js";
+import { Way } from "./way.js";
 
 const INTERVAL = 200; // ms between two ticks of the clock
 const REPORT = 3000; // ms between two reports of this page's counts
 const TUNNEL = 10_000; // ms: longer than the grace in which nobody is told
 const LOG_LINES = 200;
+const LOOK = 250; // ms between two looks at the client
 const NAMES = ["Ada", "Alan", "Barbara", "Dennis", "Edsger", "Grace", "Hedy", "Joan", "Ken", "Radia"];
 const TRIES = 20; // an order to a node that is just being started again is repeated...
 const TRY_AFTER = 250; // ...this often, in ms
@@ -35,8 +37,9 @@ const tunnel = new Tunnel();
 const tape = new Tape($("tape"));
 const room = new Room({ people: $("people"), here: $("here"), lines: $("lines") });
 const counts = new Counts();
+const way = new Way({ endpoints: $("endpoints"), lane: $("lane"), of: DEFAULTS.maxRetries });
 const socket = new GracefulSocket(document.body.dataset.sockets.split(" "), {
-  WebSocket: tunnel.WebSocket,
+  WebSocket: tunnel.WebSocket, fetch: tunnel.fetch,
 });
 
 let node = null;
@@ -89,7 +92,7 @@ function count() {
 async function report() {
   const own = counts.own();
   const text = JSON.stringify(own);
-  if (text === reported || socket.state !== "open") return;
+  if (text === reported || socket.state !== "connected") return;
   reported = text;
   try {
     await socket.send({ type: "counts", counts: own });
@@ -156,7 +159,7 @@ function stopExpecting() {
 
 async function write(text) {
   const number = ++written;
-  room.write(number, text, socket.state === "open" ? "on its way" : "waits for a connection");
+  room.write(number, text, socket.state === "connected" ? "on its way" : "waits for a connection");
   try {
     await socket.send({ type: "line", number, text });
     counts.sent++;
@@ -185,7 +188,8 @@ async function enter() {
 
 // --- the connection ----------------------------------------------------------------------------
 
-function opened({ resumed, node: name }) {
+function opened({ resumed, node: name, endpoint }) {
+  way.opened({ node: name, endpoint });
   stopExpecting();
   openedAt = Date.now();
   connectedTo(name);
@@ -228,10 +232,14 @@ const events = {
     count();
   },
   state: ({ to }) => {
-    if (to !== "open" && to !== "closed") pill("waiting", "reconnecting");
+    if (!["connected", "draining", "closed"].includes(to)) pill("waiting", "reconnecting");
+    way.draw(socket);
   },
   // After the close that it follows, which is told in the same breath.
-  retry: ({ delayMs }) => queueMicrotask(() => log(`trying again in ${seconds(delayMs)}`)),
+  retry: (detail) => {
+    way.retries(detail);
+    queueMicrotask(() => log(`trying again in ${seconds(detail.delayMs)}`));
+  },
   draining: () => log(`${node} drains: moving to another node`),
   gap: ({ reason, stream }) => {
     log(`the server says messages are gone${stream ? ` from “${stream}”` : ""}: ${reason}`, "bad");
@@ -308,4 +316,5 @@ $("burst").addEventListener("click", () => {
 });
 
 setInterval(report, REPORT);
+setInterval(() => way.draw(socket), LOOK);
 socket.connect();

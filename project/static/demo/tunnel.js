@@ -8,6 +8,10 @@ export class Tunnel {
   /** To be used in place of the browser's own. */
   WebSocket = this.#make();
 
+  /** Likewise. */
+  fetch = (...request) =>
+    this.#inside ? Promise.reject(new TypeError("no network")) : fetch(...request);
+
   enter() {
     this.#inside = true;
   }
