@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("graceful_ws.layer")
 RETRY = 1.0  # seconds between tries while the layer does not answer
+CANCEL_AGAIN = 0.1  # seconds; a layer may lose a cancellation
 TIMEOUT = 2.0  # seconds for a channel, or for leaving the groups of a connection that is gone
 
 
@@ -75,7 +76,7 @@ class LayerPump:
 
     async def _pump(self, joined: bool) -> None:
         consumer = self._live.consumer
-        while True:
+        while not self._live.over:
             try:
                 if not joined:
                     await asyncio.sleep(RETRY)
@@ -90,7 +91,7 @@ class LayerPump:
                 logger.warning("channel layer: %r", error, extra=self._live.extra())
                 joined = False
                 continue
-            handler = self._handler(message)
+            handler = None if self._live.over else self._handler(message)
             if handler is not None:
                 await self._live.inbox.wait_uncrowded()
                 self._live.inbox.call(functools.partial(handler, message))
@@ -110,16 +111,21 @@ class LayerPump:
         consumer = self._live.consumer
         if consumer.channel_layer is None:
             return
-        if self._task is not None:
-            self._task.cancel()
-        if not consumer.channel_name:
-            return
         with contextlib.suppress(Exception):
             async with asyncio.timeout(TIMEOUT):
+                await self._end_task()
+                if not consumer.channel_name:
+                    return
                 for group in consumer.groups or ():
                     await consumer.channel_layer.group_discard(group, consumer.channel_name)
                 if not self._receiving:
                     await self._give_back()
+
+    async def _end_task(self) -> None:
+        """A layer may lose a cancellation, or take it for an error of its own."""
+        while self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=CANCEL_AGAIN)
 
     async def _give_back(self) -> None:
         """A layer frees a channel when its ``receive`` is cancelled, and in no other way."""

@@ -24,6 +24,7 @@ class Live:
             backplane=SimpleNamespace(failing=False), spawn=asyncio.get_running_loop().create_task
         )
         self.inbox = SimpleNamespace()
+        self.over = False
 
     def extra(self) -> dict[str, Any]:
         return {}
@@ -65,3 +66,31 @@ async def test_a_channel_that_was_never_read_is_given_back(redis_server: RedisSe
     await pump.stop()
     await eventually(lambda: channels(layer) == 0, 5)
     await layer.flush()
+
+
+@pytest.mark.parametrize("instead", ["goes on waiting", "raises something else", "has a message"])
+async def test_pump_ends_although_the_layer_loses_a_cancellation(instead: str) -> None:
+    class Layer:
+        async def new_channel(self) -> str:
+            return "channel"
+
+        async def receive(self, channel: str) -> Any:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if instead == "raises something else":
+                    raise ConnectionError("cancelled") from None
+                if instead == "goes on waiting":
+                    await asyncio.sleep(60)
+            return {"type": "unheard.of"}
+
+    live = Live(Layer(), [])
+    pump = LayerPump(live)  # type: ignore[arg-type]
+    await pump.open()
+    await pump.start()
+    await asyncio.sleep(0)
+    task = pump._task
+    assert task is not None
+    live.over = True
+    await pump.stop()
+    assert task.done()
