@@ -13,7 +13,7 @@ import pytest
 
 from graceful_ws.client import connection, link, session
 from graceful_ws.client.connection import GracefulClient
-from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.core.close_codes import advice
 from graceful_ws.core.retry import Backoff
 from tests.support.servers import Site
 from tests.support.waiting import eventually_sync
@@ -60,8 +60,13 @@ def test_its_own_tests_pass() -> None:
     node("--test", *(str(path) for path in TESTS))
 
 
-def test_close_codes_are_those_of_the_server(constants: Any) -> None:
-    assert constants["CLOSE_CODES"] == {code.name: code.value for code in CloseCode}
+def test_advice_after_each_close_code_is_that_of_python() -> None:
+    program = (
+        f'import {{ adviceOf }} from "{MODULE.as_uri()}";'
+        "console.log(JSON.stringify(Array.from({ length: 5001 }, (_, code) => adviceOf(code))))"
+    )
+    told = json.loads(node("--input-type=module", stdin=program))
+    assert told == [advice(code) for code in range(5001)]
 
 
 def test_defaults_are_those_of_the_python_client(constants: Any) -> None:
@@ -77,12 +82,17 @@ def test_defaults_are_those_of_the_python_client(constants: Any) -> None:
         "minUptime": backoff.min_uptime * 1000,
         "openTimeout": timeouts["open_timeout"] * 1000,
         "welcomeTimeout": timeouts["welcome_timeout"] * 1000,
+        "wakeProbe": 5000,  # of pages alone
+        "requestTimeout": connection.REQUEST_TIMEOUT * 1000,
+        "requestTries": connection.REQUEST_TRIES,
         "queueMessages": connection.QUEUE_MESSAGES,
         "queueBytes": connection.QUEUE_BYTES,
         "messageBytes": session.MESSAGE_BYTES,
         "ackInterval": link.ACK_INTERVAL * 1000,
         "ackMessages": link.ACK_MESSAGES,
         "ackBytes": link.ACK_BYTES,
+        "probe": timeouts["probe"],
+        "storage": None,  # of pages alone
     }
 
 

@@ -7,7 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from graceful_ws.client import Event, GracefulClient, MessageAcknowledged, Nacked, connect
+from graceful_ws.client import (
+    Event,
+    GracefulClient,
+    MessageAcknowledged,
+    Nacked,
+    RoundTrip,
+    connect,
+)
 from tests.support.servers import Site
 from tests.support.waiting import eventually
 
@@ -103,10 +110,15 @@ async def test_client_that_hangs_is_closed_by_the_server_and_resumes(
         assert [(await client.receive()).data["n"] for _ in range(2)] == [1, 2]
 
 
-async def test_rtt_is_known_after_some_heartbeats(make_site: Callable[..., Site]) -> None:
+async def test_rtt_is_known_at_once_and_by_heartbeats(
+    make_site: Callable[..., Site],
+) -> None:
     settings = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1, "rtt_interval": 0.2}
     site = make_site(start=False, settings=settings)
     await site.astart()
-    async with asyncio.timeout(30), client_of(site) as client:
-        rtt = await eventually(lambda: client.rtt, within=10)
-        assert rtt is not None and 0 < rtt < 1
+    events: list[Event] = []
+    async with asyncio.timeout(30), client_of(site, on_event=events.append) as client:
+        measured = await eventually(lambda: [e for e in events if isinstance(e, RoundTrip)], 10)
+        assert measured[0].own and client.rtt == measured[0].seconds
+        await eventually(lambda: any(isinstance(e, RoundTrip) and not e.own for e in events), 10)
+        assert client.rtt is not None and 0 < client.rtt < 1
