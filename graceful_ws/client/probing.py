@@ -59,7 +59,7 @@ class Prober:
         if rtt is None:
             self._endpoints.silent(url)
             return False
-        self._endpoints.measured(url, rtt)
+        self._endpoints.measured(url, rtt, probed=True)
         return True
 
     async def _ask(self, url: SplitResult) -> float | None:

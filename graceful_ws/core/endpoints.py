@@ -52,6 +52,7 @@ class Endpoints:
         self.urls = tuple(dict.fromkeys(urls))
         self._random = random
         self._rtts: dict[str, float] = {}
+        self._probed: set[str] = set()  # those whose round trip is that of probes
         self._aside: dict[str, None] = {}  # in order of time
         self._breakers = {} if breakers is None else breakers
         for url in self.urls:
@@ -66,10 +67,12 @@ class Endpoints:
         """Seconds, a moving average; None: unknown."""
         return self._rtts.get(url)
 
-    def measured(self, url: str, rtt: float) -> None:
-        """A round trip of ``rtt`` seconds was seen."""
-        before = self._rtts.get(url, rtt)
+    def measured(self, url: str, rtt: float, *, probed: bool = False) -> None:
+        """A round trip of ``rtt`` seconds was seen: on a connection, or by a probe. The two are
+        never averaged: a probe waits for more than the network."""
+        before = self._rtts.get(url, rtt) if probed == (url in self._probed) else rtt
         self._rtts[url] = before + ALPHA * (rtt - before)
+        (self._probed.add if probed else self._probed.discard)(url)
 
     def silent(self, url: str) -> None:
         """A probe had no answer: nothing is known of it."""

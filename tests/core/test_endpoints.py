@@ -41,6 +41,19 @@ def test_round_trip_is_a_moving_average_that_starts_with_the_first() -> None:
     assert found.rtt(A) == pytest.approx(0.12)
 
 
+def test_probes_and_connections_are_not_averaged_with_each_other() -> None:
+    found = endpoints()
+    found.measured(A, 0.5, probed=True)
+    found.measured(A, 1.0, probed=True)
+    assert found.rtt(A) == pytest.approx(0.6)
+    found.measured(A, 0.01)
+    assert found.rtt(A) == pytest.approx(0.01)
+    found.measured(A, 0.02)
+    assert found.rtt(A) == pytest.approx(0.012)
+    found.measured(A, 0.3, probed=True)
+    assert found.rtt(A) == pytest.approx(0.3)
+
+
 def test_endpoints_about_as_near_as_the_nearest_are_equal() -> None:
     found = endpoints()
     for url, rtt in ((A, 0.010), (B, 0.024), (C, 0.026)):
