@@ -138,6 +138,11 @@ def test_page_adds_up_all_visitors_and_itself_once() -> None:
 COUNTS = "['lost', 'duplicated', 'out_of_order'].map((id) => document.getElementById(id).innerText)"
 TICKS = "Number(document.getElementById('now').textContent.replace(',', ''))"
 CONNECTED = "document.getElementById('pill').dataset.state === 'open'"
+WAY = (
+    "[...document.querySelectorAll('#endpoints li')].map((each) => "
+    "[each.ariaCurrent, each.querySelector('.rtt').innerText.endsWith(' ms'), "
+    "each.querySelector('.breaker').innerText].join())"
+)
 NARROW = "document.documentElement.scrollWidth <= innerWidth"  # no sideways
 
 
@@ -182,6 +187,8 @@ async def test_page_shows_that_nothing_is_lost_when_its_node_is_killed(
         await browser.open(f"http://127.0.0.1:{demo.port}/")
         await browser.until(f"{CONNECTED} && {TICKS} > 0")
         assert browser.complaints == []  # what the policy refuses would be among them
+        ways = [["true,true,works", ",true,works"], [",true,works", "true,true,works"]]
+        await browser.until(f"{json.dumps(ways)}.some((way) => `${{way}}` === `${{{WAY}}}`)")
         for action in ("drain", "cut", "kill"):
             resumed = "Number(document.getElementById('resumed').innerText)"
             before = await browser.evaluate(resumed)
@@ -226,7 +233,9 @@ async def test_two_visitors_see_each_other_come_talk_and_go(demo: Demo, tmp_path
             await click(grace, "offline")
             await say(ada, "said while Grace was away")
             await ada.until(hears("said while Grace was away"))
+            await grace.until("document.getElementById('lane').dataset.lane === 'fast'")
             await grace.until(f"{CONNECTED} && {hears('said while Grace was away')}")
+            await grace.until("document.getElementById('lane').dataset.lane === 'none'")
             late = "document.querySelector('.lines .late .said').textContent"
             assert await grace.evaluate(late) == "Ada said while Grace was away"
             for browser in (ada, grace):
