@@ -14,6 +14,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
 from django.urls import path  # noqa: E402
 
+from graceful_ws.echo import EchoConsumer  # noqa: E402
 from tests import consumers  # noqa: E402
 
 ROUTES = {
@@ -34,6 +35,7 @@ ROUTES = {
     "present/": consumers.Present,
     "watched/": consumers.Watched,
     "transaction-room/": consumers.InTransactionRoom,
+    "soak/": EchoConsumer,
 }
 
 application = ProtocolTypeRouter(

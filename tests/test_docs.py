@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-import typing
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 from graceful_ws import admin_streams, envelopes
 from graceful_ws.conf import Defaults
-from graceful_ws.core import frames
 from graceful_ws.core.close_codes import (
     CLOSE_CODES,
     NEVER_SENT,
@@ -24,13 +20,12 @@ from graceful_ws.core.close_codes import (
     is_application_code,
     plain_code,
 )
-from graceful_ws.node import backplane, hub, sequencer, shared_layer, source, subscriptions
+from graceful_ws.node import backplane, hub, sequencer, shared_layer, source
 from graceful_ws.node.limits import LIMITS
 from graceful_ws.store import base, presence, retention, streams
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(ROOT.glob("docs/*.md"))
-PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 SETTINGS = (ROOT / "docs/settings.md").read_text()
 CODES = (ROOT / "docs/close-codes.md").read_text()
 
@@ -141,93 +136,6 @@ BOUNDS = {
 def test_settings_page_has_the_bound_of(what: str) -> None:
     (row,) = [row for row in tables(SETTINGS)["Bounds that are no settings"] if row[0] == what]
     assert row[1] == BOUNDS[what]
-
-
-# The protocol
-
-
-def frames_of(kinds: Any) -> dict[str, set[str]]:
-    """Each frame's type and the names of its fields on the wire."""
-    return {
-        kind.__struct_config__.tag: {field.encode_name for field in msgspec.structs.fields(kind)}
-        for kind in typing.get_args(kinds)
-    }
-
-
-def written_frames(heading: str) -> dict[str, str]:
-    return {row[0].strip("`"): " ".join(row[1:]) for row in tables(PROTOCOL)[heading]}
-
-
-BUILT_BY_HAND = {"message": {"seq", "data", "stream"}, "volatile": {"data"}}
-
-
-@pytest.mark.parametrize(
-    ("heading", "expected"),
-    [
-        ("Client to server", frames_of(frames.ClientFrame)),
-        ("Server to client", frames_of(frames.ServerFrame) | BUILT_BY_HAND),
-    ],
-)
-def test_protocol_page_has_every_frame_with_its_fields(
-    heading: str, expected: dict[str, set[str]]
-) -> None:
-    written = written_frames(heading)
-    assert written.keys() == expected.keys()
-    missing = {
-        f"{kind}.{name}"
-        for kind, names in expected.items()
-        for name in names
-        if f"`{name}`" not in written[kind]
-    }
-    assert missing == set()
-
-
-def strings_in(path: str, *calls: str) -> set[str]:
-    """The literal text arguments of calls by these names in a module, and their keywords'."""
-    tree = ast.parse((ROOT / path).read_text())
-    return {
-        value.value
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call)
-        and getattr(call.func, "attr", getattr(call.func, "id", None)) in calls
-        for value in [*call.args, *(keyword.value for keyword in call.keywords)]
-        if isinstance(value, ast.Constant) and isinstance(value.value, str)
-    }
-
-
-STATES = {"new", "resumed", "gap", "denied"}
-
-
-def test_protocol_page_has_every_reason_of_a_gap() -> None:
-    found = {"trimmed"} | strings_in("graceful_ws/node/attaching.py", "Gap")
-    for module in ("hub", "outbox"):
-        found |= strings_in(f"graceful_ws/node/{module}.py", "gap")
-    found |= strings_in("graceful_ws/node/subscriptions.py", "Resumed") - STATES - {""}
-    assert found >= {"expired", "ahead", "epoch", "too_far"}
-    listed = PROTOCOL[PROTOCOL.index("Reasons of a gap") :].partition("`from`")[0]
-    assert set(re.findall(r"`(\w+)` \(", listed)) == found
-
-
-def test_protocol_page_has_every_state_of_a_resumed_stream() -> None:
-    states = strings_in("graceful_ws/node/subscriptions.py", "Resumed") & STATES
-    assert states == STATES
-    rows = [row for row in tables(PROTOCOL)["Streams"] if len(row) == 3]
-    written = {row[0].strip("`"): row[1] for row in rows if row[0].strip("`") in STATES}
-    assert written.keys() == states
-    for state in states:
-        told = subscriptions.Resumed("room", streams.Tip("e", 7), 3, state).told()
-        told.pop("state")
-        assert set(re.findall(r"`(\w+)`", written[state])) == told.keys()
-
-
-def test_protocol_page_has_every_cause_of_an_exit() -> None:
-    causes = {"timeout", "unsubscribed", "denied", *presence.CAUSES.values()}
-    causes |= strings_in("graceful_ws/node/subscriptions.py", "unsubscribe")
-    listed = PROTOCOL[PROTOCOL.index("Causes: ") :].partition(";")[0]
-    assert set(re.findall(r"`(\w+)`", listed)) == causes
-    guarantees = (ROOT / "docs/guarantees.md").read_text()
-    told = tables(guarantees)["G5: who left is told once"]
-    assert {row[1].strip("`") for row in told} == causes
 
 
 # Close codes

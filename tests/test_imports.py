@@ -22,6 +22,7 @@ RINGS: dict[str, set[str]] = {
     "core": set(),
     "conf": {"core"},
     "client": {"core"},
+    "soak": {"core", "client"},
     "models": {"core", "conf"},
     "store": {"core", "conf", "models"},
     "servers": {"core", "conf"},
@@ -31,9 +32,10 @@ RINGS: dict[str, set[str]] = {
     "following": {"core", "store", "node"},
     "envelopes": {"core", "conf", "store"},
     "publishing": {"core", "conf", "store", "envelopes"},
+    "echo": {"core", "consumers"},
 }
 # Rings that must work in a process that has never heard of Django.
-OUTSIDERS: dict[str, set[str]] = {"core": {"msgspec"}, "client": {"websockets"}}
+OUTSIDERS: dict[str, set[str]] = {"core": {"msgspec"}, "client": {"websockets"}, "soak": set()}
 
 
 def imported_names(source: str, module: str, *, is_package: bool) -> Iterator[tuple[int, str]]:

@@ -7,7 +7,7 @@ Durations are seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from graceful_ws.core.client_states import ClientState
@@ -44,6 +44,23 @@ class Track:
 
     position: Position
     handed: int = 0
+
+
+class StreamTold(NamedTuple):
+    """What a welcome says of a stream that the session follows."""
+
+    name: str
+    state: str  # resumed, new, gap or denied
+    epoch: str
+    head: int
+
+    @classmethod
+    def of(cls, name: str, told: dict[str, Any]) -> StreamTold:
+        """Raises KeyError, TypeError or ValueError for what is no such thing."""
+        state = str(told["state"])
+        if state == "denied":
+            return cls(name, state, "", 0)
+        return cls(name, state, str(told["epoch"]), int(told["head"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from .events import (
     MessageNacked,
     MessageReceived,
     RoundTrip,
+    StreamTold,
     Subscribed,
     Superseded,
     Track,
@@ -36,6 +37,12 @@ ACK_MESSAGES = 50
 ACK_BYTES = 64 * 1024
 RETRY_FIRST = 0.05  # seconds; doubles with each nack of the same message
 RETRY_MOST = 1.0
+# What a server may ask for, in seconds.
+MOST_RETRY_AFTER = 300.0
+MOST_WINDOW = 60.0
+MOST_NOTICE = 3600.0
+MOST_SILENCE = 3600.0
+BEFORE_WELCOME = frozenset({"welcome", "superseded", "error"})
 FRAME_BYTES = 64  # at most so many around the data of a message
 
 
@@ -85,9 +92,11 @@ class Link:
             for kind, frame in decoded:
                 if self.welcomed and not self.is_current:
                     return events
+                if not self.welcomed and kind not in BEFORE_WELCOME:
+                    continue
                 if kind == "welcome":
                     events += self._welcome(frame)
-                elif kind == "message" and self.welcomed:
+                elif kind == "message":
                     events += self._message(frame, len(text) // len(decoded))
                 elif kind == "nack":
                     events += self._nack(frame, now)
@@ -106,15 +115,18 @@ class Link:
             return []
         if self.session.last_welcomed > self.attempt:
             raise ProtocolError(CloseCode.SUSPENDED, "a later hello was welcomed before")
-        self.welcomed = True
         beat = welcome.heartbeat
-        self.silence = beat["interval"] + beat["timeout"] * beat["max_missed"]
-        self.reconnect_window = welcome.reconnect_window
+        silence = beat["interval"] + beat["timeout"] * beat["max_missed"]
+        streams = [StreamTold.of(name, told) for name, told in welcome.streams.items()]
+        # Nothing of it counts unless all of it can be read.
+        self.welcomed = True
+        self.silence = within(silence, MOST_SILENCE)
+        self.reconnect_window = within(welcome.reconnect_window, MOST_WINDOW)
         self._head = welcome.head if welcome.resumed else 0
-        return self.session.welcomed(self, welcome)
+        return self.session.welcomed(self, welcome, streams)
 
     def _message(self, frame: dict[str, Any], size: int) -> list[Event]:
-        session = self.session
+        session, data = self.session, frame["data"]
         seq, stream = int(frame["seq"]), cast("str | None", frame.get("stream"))
         track = session.own if stream is None else session.streams.get(stream)
         if stream is not None and track is None:
@@ -125,7 +137,6 @@ class Link:
             session.replayed += 1
         if track is None or not track.position.receive(seq):
             return []
-        data = frame["data"]
         events: list[Event] = [MessageReceived(seq, stream, data, size, track)]
         if stream is not None and isinstance(data, dict) and data.get("type") == "client_exit":
             gone, cause = str(data.get("client_id")), str(data.get("cause"))
@@ -134,7 +145,8 @@ class Link:
 
     def _ack(self, frame: frames.Ack) -> list[Event]:
         events: list[Event] = []
-        for seq in self.session.pending.resolve_upto(frame.seq):
+        pending = self.session.pending
+        for seq in pending.resolve_upto(min(frame.seq, pending.sent)):
             message = self.session.settle(seq)
             if message is not None:
                 events.append(MessageAcknowledged(seq, frame.results.get(str(seq)), message))
@@ -145,10 +157,10 @@ class Link:
         message = session.message(seq)
         retry, retry_after = frame.retry, None
         if retry:
-            session.nacked(seq)
+            session.nacked(seq, begun=frame.code == "interrupted")
             nacks = 0 if message is None else message.nacks - 1
-            growing = min(RETRY_MOST, RETRY_FIRST * 2.0**nacks)
-            retry_after = max(growing, (frame.retry_after or 0) / 1000)
+            growing = min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(nacks, 10))
+            retry_after = max(growing, within((frame.retry_after or 0) / 1000, MOST_RETRY_AFTER))
             session.hold_until = now + retry_after
             if message is not None and message.is_spent and session.withdraw(message):
                 retry, retry_after = False, None
@@ -172,7 +184,8 @@ class Link:
 
     def _ping(self, frame: frames.Ping) -> list[Event]:
         self._pings.append(frame.sent_at)
-        return [] if frame.rtt is None else [RoundTrip(frame.rtt, own=False)]
+        measured = frame.rtt is not None and 0 < frame.rtt < MOST_SILENCE
+        return [RoundTrip(float(frame.rtt or 0), own=False)] if measured else []
 
     def _pong(self, frame: frames.ServerPong, now: float) -> list[Event]:
         if self._pinged is None or self._pinged[0] != frame.sent_at:
@@ -181,7 +194,8 @@ class Link:
         return [RoundTrip(now - pinged_at, own=True)]
 
     def _drain(self, frame: frames.Drain) -> list[Event]:
-        return [Draining(frame.reconnect_in / 1000, frame.close_in / 1000, frame.reason)]
+        close_in = within(frame.close_in / 1000, MOST_NOTICE)
+        return [Draining(within(frame.reconnect_in / 1000, close_in), close_in, frame.reason)]
 
     def _superseded(self, frame: frames.Superseded) -> list[Event]:
         if frame.instance == self.session.instance:
@@ -306,6 +320,11 @@ class Link:
     def closed(self, code: int, now: float) -> list[Event]:
         """The socket is closed: with ``code`` as the server sent it, as this side did, or 1006."""
         return self.session.ended(self, code)
+
+
+def within(value: float, most: float) -> float:
+    """A server's word, as far as it is reasonable."""
+    return min(max(float(value), 0.0), most)
 
 
 _HANDLERS: dict[str, Callable[[Link, Any], list[Event]]] = {

@@ -27,7 +27,16 @@ from graceful_ws.core.close_codes import Advice, CloseCode, advice
 from graceful_ws.core.frames import MAX_SEQ, ProtocolError, Welcome, message_frame
 from graceful_ws.core.window import Pending, Position
 
-from .events import Event, GapTold, MessageNacked, MessageReceived, Outgoing, Track, Welcomed
+from .events import (
+    Event,
+    GapTold,
+    MessageNacked,
+    MessageReceived,
+    Outgoing,
+    StreamTold,
+    Track,
+    Welcomed,
+)
 from .link import FRAME_BYTES, Link
 
 MESSAGE_BYTES = 64 * 1024  # until a welcome says otherwise
@@ -101,7 +110,8 @@ class ClientSession:
     def withdraw(self, message: Outgoing) -> bool:
         """Takes a message back, so that it is never handled; its number goes to the next one.
         False when the server may have begun with it: its outcome is still to come."""
-        if message.in_doubt or self._outgoing.get(message.seq) is not message:
+        waits = self._outgoing.get(message.seq) is message and message.seq > self.pending.sent
+        if message.in_doubt or not waits:
             return False
         del self._outgoing[message.seq]
         self._move(self.pending.withdraw(message.seq))
@@ -183,7 +193,7 @@ class ClientSession:
                 hello.pending_from = next(iter(self.pending.items), self.pending.next_seq)
         return frames.encode(hello)
 
-    def welcomed(self, link: Link, welcome: Welcome) -> list[Event]:
+    def welcomed(self, link: Link, welcome: Welcome, streams: list[StreamTold]) -> list[Event]:
         """``link`` is the current one from here on; any other is ignored."""
         had_session = self._joined or link.had_token
         self.link = link
@@ -209,7 +219,7 @@ class ClientSession:
                 link.gap_told = True
         self._expired = None
         self._joined = True
-        self._take_streams(welcome.streams)
+        self._take_streams(streams)
         return events
 
     def _take_limits(self, limits: dict[str, int]) -> None:
@@ -221,22 +231,21 @@ class ClientSession:
             frames_bytes = FRAME_BYTES * pending.max_messages
             pending.max_bytes = max(1, limits["unacked_bytes"] - frames_bytes)
 
-    def _take_streams(self, streams: dict[str, dict[str, Any]]) -> None:
-        for name in self.streams.keys() - streams.keys():
+    def _take_streams(self, streams: list[StreamTold]) -> None:
+        for name in self.streams.keys() - {told.name for told in streams}:
             del self.streams[name]
-        for name, told in streams.items():
-            state = told.get("state")
-            if state == "gap" or (state == "new" and not self._is_ahead(name, told)):
-                self.open_stream(name, told["epoch"], told["head"])
-            elif state == "denied":
-                self.streams.pop(name, None)
+        for told in streams:
+            if told.state == "gap" or (told.state == "new" and not self._is_ahead(told)):
+                self.open_stream(told.name, told.epoch, told.head)
+            elif told.state == "denied":
+                self.streams.pop(told.name, None)
 
-    def _is_ahead(self, name: str, told: dict[str, Any]) -> bool:
+    def _is_ahead(self, told: StreamTold) -> bool:
         """The old connection brought the subscription, and messages, after the hello had left."""
-        track = self.streams.get(name)
-        if track is None or track.position.epoch != told["epoch"]:
+        track = self.streams.get(told.name)
+        if track is None or track.position.epoch != told.epoch:
             return False
-        return bool(track.position.seq >= told["head"])
+        return track.position.seq >= told.head
 
     def _start_numbering(self, last_client_seq: int) -> list[Event]:
         """In a new session, as its new instance, or without messages that had numbers before."""
@@ -263,12 +272,12 @@ class ClientSession:
 
     # --- outcomes -----------------------------------------------------------------------------
 
-    def nacked(self, seq: int) -> None:
-        """With retry: the server did nothing with ``seq``, and nothing with what stood behind it on
-        this connection. It all travels again."""
+    def nacked(self, seq: int, *, begun: bool) -> None:
+        """With retry: the server did nothing with what stood behind ``seq`` on this connection, and
+        nothing with it either unless it had ``begun``. It all travels again."""
         for each in self._outgoing.values():
             if seq <= each.seq <= self.pending.sent:
-                each.answered += 1
+                each.answered += each.seq != seq or not begun
                 each.nacks += each.seq == seq
         self.pending.send_again(seq)
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
 from graceful_ws.core.close_codes import CloseCode, cut_reason
 from graceful_ws.core.frames import SUBPROTOCOL
 
 from .events import CloseNeeded, Event, Welcomed
-from .link import Link
+from .link import MOST_RETRY_AFTER, Link, within
 
 logger = logging.getLogger("graceful_ws.client")
 
@@ -133,12 +133,14 @@ class Socket:
             return Ended(
                 ABNORMAL,
                 f"refused with HTTP {response.status_code}",
-                retry_after=_seconds(response.headers.get("Retry-After")),
+                retry_after=_seconds(response.headers.get_all("Retry-After")),
             )
         except TimeoutError:
             return Ended(ABNORMAL, "no connection in time")
-        except (OSError, InvalidHandshake, EOFError) as error:
-            return Ended(ABNORMAL, f"no connection: {error}")
+        except TypeError:
+            raise  # a mistake in the arguments
+        except Exception as error:  # whatever a proxy answers, or a redirect leads to
+            return Ended(ABNORMAL, f"no connection: {error!r}")
         except asyncio.CancelledError:
             if self._own_close is None:
                 raise
@@ -223,6 +225,8 @@ class Socket:
             return None
 
     def _received(self, text: str) -> None:
+        if self._own_close is not None:
+            return  # on its way when this side closed: it must not begin anything
         events = self.link.receive(text, self._loop.time())
         for event in events:
             if isinstance(event, Welcomed):
@@ -238,9 +242,9 @@ class Socket:
         with contextlib.suppress(ConnectionClosed):
             await ws.send(self.link.hello())
             while True:
+                self._wanted.clear()  # first: what is wanted while this one waits comes next
                 for text in self.link.data_to_send(self._loop.time()):
                     await ws.send(text)
-                self._wanted.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(self.link.deadline):
                         await self._wanted.wait()
@@ -261,6 +265,7 @@ class Socket:
         return ABNORMAL, "lost without a close frame"
 
 
-def _seconds(value: str | None) -> float:
+def _seconds(values: list[str]) -> float:
     """Retry-After in seconds; the form with a date counts as none."""
-    return float(value) if value is not None and value.isdecimal() else 0.0
+    found = [float(value) for value in values if value.isascii() and value.isdecimal()]
+    return within(max(found, default=0.0), MOST_RETRY_AFTER)

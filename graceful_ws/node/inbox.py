@@ -173,7 +173,7 @@ class Inbox:
         except (Fenced, StopConsumer):
             raise
         except (JournalUnavailable, Busy) as error:
-            self._ask_again(seq, str(error))
+            self._ask_again(seq, str(error), begun=not transaction)
         except CommitUnknown:
             await self._settle_unknown(seq)
         except Exception:
@@ -219,12 +219,14 @@ class Inbox:
         self._suspicious = None
         self._live.tell_outcome(seq, outcome)
 
-    def _ask_again(self, seq: int, detail: str) -> None:
-        """Nothing is consumed; the client sends from ``seq`` again."""
+    def _ask_again(self, seq: int, detail: str, *, begun: bool = False) -> None:
+        """Nothing is consumed; the client sends from ``seq`` again. What has ``begun`` may have had
+        an effect, so that the number must stay with its message: a second start is the last."""
         self.intake.ask_again(seq)
         self._items = deque(item for item in self._items if item[0] is None)
-        self._suspicious = seq
-        frame = Nack(seq=seq, code="try_again", detail=detail, retry=True, retry_after=RETRY_AFTER)
+        self._suspicious = seq if begun else None
+        code = "interrupted" if begun else "try_again"
+        frame = Nack(seq=seq, code=code, detail=detail, retry=True, retry_after=RETRY_AFTER)
         self._live.control(encode(frame))
 
     # --- receive_in_transaction ---------------------------------------------------------------

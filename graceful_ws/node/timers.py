@@ -75,5 +75,7 @@ class Timers:
                 logger.exception("a deadline could not be served", extra=live.extra())
             if live.machine.state != "disconnected":
                 self.schedule(live)
-        if heap and self._handle is None:
-            self._arm(max(heap[0][0], now + TICK))
+        if heap:  # what was scheduled just now may be later than what waits
+            at = max(heap[0][0], now + TICK)
+            if self._handle is None or at < self._handle.when() - TICK:
+                self._arm(at)

@@ -1,9 +1,12 @@
 /** A clock that a test moves, and WebSockets whose other end the test is. */
 
+import assert from "node:assert/strict";
+import { afterEach } from "node:test";
+
 import { GracefulSocket } from "../../graceful_ws/static/graceful_ws/graceful-ws.js";
 
 export class Clock {
-  time = 0;
+  time = 1000;
   #timers = new Map();
   #last = 0;
   now = () => this.time;
@@ -21,7 +24,8 @@ export class Clock {
   pass(ms) {
     const end = this.time + ms;
     for (;;) {
-      const due = [...this.#timers].filter(([, { at }]) => at <= end).sort((a, b) => a[1].at - b[1].at || a[0] - b[0])[0];
+      const [due] = [...this.#timers].filter(([, { at }]) => at <= end)
+        .sort(([a, one], [b, other]) => one.at - other.at || a - b);
       if (!due) break;
       this.#timers.delete(due[0]);
       this.time = Math.max(this.time, due[1].at);
@@ -29,6 +33,45 @@ export class Clock {
     }
     this.time = end;
   }
+
+  /** The same, and what promises make of it happens at its time. */
+  async passing(ms) {
+    const end = this.time + ms;
+    for (;;) {
+      await rest();
+      const next = Math.min(...[...this.#timers.values()].map(({ at }) => at));
+      if (next > end) break;
+      this.pass(Math.max(0, next - this.time));
+    }
+    this.pass(end - this.time);
+  }
+}
+
+/** Returns when no promise has anything left to do. */
+const rest = () => new Promise((resolve) => setImmediate(resolve));
+
+/** An HTTP server for each host in `delays`: it answers after so many ms, 503 when they end in 3. No
+ *  other host answers. */
+export function fakeFetch(clock, delays) {
+  const asked = [];
+  const fetch = (url, { signal }) => new Promise((resolve, reject) => {
+    asked.push(url.href);
+    const { [url.host]: delay } = delays;
+    const status = delay % 10 === 3 ? 503 : 204;
+    if (delay !== undefined) clock.setTimeout(() => resolve({ status }), delay);
+    signal.addEventListener("abort", () => reject(signal.reason));
+  });
+  return { asked, fetch };
+}
+
+/** What sessionStorage is. A duplicated tab begins with a copy. */
+export class FakeStorage {
+  constructor(original) {
+    this.items = new Map(original?.items);
+  }
+  getItem = (key) => this.items.get(key) ?? null;
+  setItem = (key, value) => this.items.set(key, value);
+  removeItem = (key) => this.items.delete(key);
 }
 
 export class FakeSocket {
@@ -47,8 +90,9 @@ export class FakeSocket {
   send(text) {
     this.sent.push(JSON.parse(text));
   }
-  close(code, reason) {
-    this.closedWith ??= [code, reason];
+  close(code) {
+    if (code !== 1000 && !(code >= 3000 && code < 5000)) throw new RangeError(`close ${code}`);
+    this.closedWith ??= [code];
   }
 
   // What the server does.
@@ -79,24 +123,64 @@ export const welcome = (changes = {}) => ({
   limits: { message_bytes: 1000, unacked: 4, unacked_bytes: 100000 }, streams: {}, node: "n", ...changes,
 });
 
+const failures = []; // of what a listener cannot throw
+afterEach(() => assert.deepEqual(failures.splice(0), []));
+
 /** A page that can be hidden, shown and put online. */
 export class Page extends EventTarget {
   document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+  navigator = { onLine: true };
+
+  show(state) {
+    this.document.visibilityState = state;
+    this.document.dispatchEvent(new Event("visibilitychange"));
+  }
+  /** An event of the page. */
+  say(type, properties = {}) {
+    this.dispatchEvent(Object.assign(new Event(type), properties));
+  }
 }
+
+/** What may follow what: as in graceful_ws/core/client_states.py. */
+const lost = ["waiting", "parked", "closed", "disconnected"];
+export const TRANSITIONS = {
+  disconnected: ["connecting", "parked", "closed"],
+  connecting: [...lost, "connected"],
+  connected: [...lost, "draining", "connecting"],
+  draining: [...lost, "connected", "connecting"],
+  waiting: ["connecting", "parked", "closed", "disconnected"],
+  parked: ["connecting", "closed", "disconnected"],
+  closed: ["connecting", "parked"],
+};
 
 /** A client, its clock, its sockets so far, and everything it told. */
 export function setUp(options = {}, urls = "ws://a/") {
   FakeSocket.all = [];
-  const clock = new Clock(), page = new Page(), told = [];
+  const { clock = new Clock(), ...given } = options;
+  const page = new Page(), told = [];
   const { now, setTimeout, clearTimeout } = clock;
   const client = new GracefulSocket(urls, {
-    WebSocket: FakeSocket, random: () => 0, window: page, now, setTimeout, clearTimeout, ...options,
+    WebSocket: FakeSocket, random: () => 0, probe: null, window: page, now, setTimeout, clearTimeout,
+    ...given,
   });
-  for (const type of ["open", "message", "state", "retry", "draining", "gap", "parked", "close", "volatile"]) {
+  for (const type of [
+    "open", "message", "state", "retry", "draining", "gap", "exit", "parked", "close", "volatile",
+  ]) {
     client.addEventListener(type, ({ detail }) => told.push([type, detail]));
   }
+  client.addEventListener("state", ({ detail: { from, to } }) => {
+    if (!TRANSITIONS[from].includes(to)) failures.push(`${from} to ${to}`);
+  });
   const of = (type) => told.filter(([name]) => name === type).map(([, detail]) => detail);
-  return { client, clock, page, of, sockets: FakeSocket.all, last: () => FakeSocket.all.at(-1) };
+  const last = () => FakeSocket.all.at(-1);
+  return {
+    client, clock, page, of, last, sockets: FakeSocket.all,
+    /** Loses the last connection, or dial, and waits for the next one, chosen among near ones. */
+    async again(code) {
+      last().lose(code);
+      await clock.passing(of("retry").at(-1).delayMs + 200);
+    },
+  };
 }
 
 /** The same, welcomed. */
@@ -117,4 +201,7 @@ export async function outcome(promise) {
 export const message = (seq, data = null, stream) => ({ type: "message", seq, data, stream });
 
 /** The numbered messages that a socket was given since the last time. */
-export const sent = (socket) => socket.take().map(({ seq, data }) => [seq, data]);
+export const sent = (socket) => take(socket, "message").map(({ seq, data }) => [seq, data]);
+
+/** The frames of a type that a socket was given since the last time. */
+export const take = (socket, type) => socket.take().filter((frame) => frame.type === type);

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { connected, message, outcome, sent, setUp, welcome } from "./fakes.mjs";
+import { GracefulSocket } from "../../graceful_ws/static/graceful_ws/graceful-ws.js";
+import { connected, FakeSocket, message, outcome, sent, setUp, welcome } from "./fakes.mjs";
 
 // --- hello and welcome -------------------------------------------------------------------------
 
@@ -12,10 +13,10 @@ test("the first hello names instance and attempt and nothing to resume", () => {
   last().open();
   const [{ instance, ...hello }] = last().take();
   assert.deepEqual(hello, { type: "hello", version: 1, attempt: 1 });
-  assert.match(instance, /^[0-9a-f]{24}$/);
+  assert.match(instance, /^[0-9-]{8,64}$/);
   last().say(welcome({ node: "n1" }));
-  assert.deepEqual(of("open"), [{ resumed: false, node: "n1" }]);
-  assert.deepEqual([client.state, client.sessionId, client.node, client.endpoint], ["open", "s", "n1", "ws://a/"]);
+  assert.deepEqual(of("open"), [{ resumed: false, node: "n1", endpoint: "ws://a/" }]);
+  assert.deepEqual([client.state, client.sessionId, client.node, client.endpoint], ["connected", "s", "n1", "ws://a/"]);
 });
 
 test("a server without the subprotocol is left", () => {
@@ -60,7 +61,7 @@ test("a lost session is told once, and what waits goes into the next", async () 
   last().open();
   last().take();
   last().say(welcome({ session_token: "new" }), { type: "gap", reason: "expired", head: 0 }, message(1, "new"));
-  assert.deepEqual(of("gap"), [{ reason: "expired", stream: null, from: 3, oldest: null, head: 0 }]);
+  assert.deepEqual(of("gap"), [{ type: "gap", reason: "expired", head: 0 }]);
   assert.deepEqual(of("message").at(-1), { seq: 1, stream: null, data: "new" });
   assert.deepEqual(sent(last()), [[1, "y"]]);
   last().say({ type: "ack", seq: 1, results: { 1: "Y" } });
@@ -78,6 +79,24 @@ test("copies are dropped, and a hole is closed 4000", () => {
   assert.equal(of("message").length, 2);
 });
 
+test("a gap that nobody listens for is complained about", ({ mock }) => {
+  const complain = mock.method(console, "error", () => {});
+  const gap = { type: "gap", reason: "trimmed", head: 9 };
+  const client = new GracefulSocket("ws://a/", { WebSocket: FakeSocket });
+  client.connect();
+  FakeSocket.all.at(-1).welcome();
+  FakeSocket.all.at(-1).say(gap);
+  assert.equal(complain.mock.callCount(), 1);
+  client.addEventListener("gap", () => {});
+  FakeSocket.all.at(-1).say(gap);
+  assert.equal(complain.mock.callCount(), 1);
+  client.close();
+});
+
+test("a client without a URL is refused", () => {
+  assert.throws(() => new GracefulSocket([]), TypeError);
+});
+
 test("a gap moves the position by itself", () => {
   const { last, of } = connected();
   last().say({ type: "gap", reason: "trimmed", from: 1, oldest: 5, head: 9 }, message(10, "on"));
@@ -86,7 +105,7 @@ test("a gap moves the position by itself", () => {
 
 test("unknown frames are ignored, unreadable ones are closed 4000", () => {
   const { last } = connected();
-  last().say({ type: "news" });
+  last().say({ type: "news" }, { type: "__defineGetter__" }, { type: "welcome" });
   assert.equal(last().closedWith, null);
   last().onmessage({ data: "nonsense" });
   assert.equal(last().closedWith[0], 4000);
@@ -114,6 +133,35 @@ test("credit is not exceeded", () => {
   assert.deepEqual(sent(last()).map(([seq]) => seq), [1, 2, 3, 4]);
   last().say({ type: "ack", seq: 1 });
   assert.deepEqual(sent(last()).map(([seq]) => seq), [5]);
+});
+
+test("credit is of bytes too, and one message may always go", () => {
+  const { client, last } = setUp();
+  client.connect();
+  last().welcome({ limits: { message_bytes: 1000, unacked: 4, unacked_bytes: 300 } });
+  for (const data of ["x".repeat(500), "y".repeat(100), "z".repeat(100)]) client.send(data);
+  assert.deepEqual(sent(last()).map(([seq]) => seq), [1]);
+  last().say({ type: "ack", seq: 1 });
+  assert.deepEqual(sent(last()).map(([seq]) => seq), [2]);
+});
+
+test("what is too big for the server that answers fails", async () => {
+  const { client, last } = setUp();
+  const sends = ["x".repeat(2000), "y"].map((data) => client.send(data));
+  client.connect();
+  last().welcome();
+  assert.deepEqual(await outcome(sends[0]), { error: "too_big" });
+  assert.deepEqual(sent(last()), [[1, "y"]]);
+});
+
+test("what waits is not sent in another one's name", async () => {
+  const { client, clock, last } = connected();
+  const send = client.send("x");
+  last().lose(4403);
+  assert.deepEqual(await outcome(send), { error: "other_identity" });
+  clock.pass(1000);
+  last().welcome();
+  assert.deepEqual(sent(last()), []);
 });
 
 test("a nack rejects, and one with retry sends again after its time", async () => {
@@ -155,7 +203,7 @@ for (const code of [1007, 1009]) {
     for (const poison of sends.slice(0, 4)) assert.deepEqual(await outcome(poison), { error: "poison" });
     clock.pass(1000);
     last().welcome({ last_client_seq: 1 });
-    assert.deepEqual(sent(last()).slice(1), [[2, "e"], [3, "f"]]);
+    assert.deepEqual(sent(last()), [[2, "e"], [3, "f"]]);
   });
 }
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from graceful_ws.core import frames
 from tests.protocol import conversation
+from tests.protocol.test_page import BUILT_BY_HAND, frames_of
 from tests.support.servers import Site
-from tests.test_docs import BUILT_BY_HAND, frames_of
 
 
 async def test_conversation_is_what_servers_say(make_site: Callable[..., Site]) -> None:

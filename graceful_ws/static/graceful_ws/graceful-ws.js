@@ -6,510 +6,798 @@
  *     socket.connect();
  *     const result = await socket.send({ hello: "world" });
  *
- * Durations here are milliseconds, on the wire they are what the protocol says.
+ * What all names mean is in graceful-ws.d.ts. Durations here are milliseconds, on the wire they are
+ * what the protocol says.
  */
-
-export const CLOSE_CODES = Object.freeze({
-  NORMAL: 1000, GOING_AWAY: 1001, PROTOCOL_ERROR: 1002, UNSUPPORTED_DATA: 1003, NO_STATUS: 1005,
-  ABNORMAL: 1006, INVALID_DATA: 1007, POLICY_VIOLATION: 1008, MESSAGE_TOO_BIG: 1009,
-  INTERNAL_ERROR: 1011, SERVICE_RESTART: 1012, TRY_AGAIN_LATER: 1013, SUSPENDED: 4000,
-  SERVER_SILENT: 4001, HEARTBEAT_LOST: 4102, SLOW_CONSUMER: 4103, RESYNC: 4104, IDLE: 4105,
-  RECLAIMED: 4106, LIMIT_EXCEEDED: 4201, SESSION_EXPIRED: 4300, STATE_INVALIDATED: 4301,
-  HELLO_TIMEOUT: 4400, CREDENTIALS_EXPIRED: 4401, OTHER_IDENTITY: 4403, SUPERSEDED: 4501,
-  CONNECTION_LIMIT: 4503, VERSION: 4505, CLOSED_BY_OPERATOR: 4506, ENDED_BY_APPLICATION: 4507,
-});
 
 export const DEFAULTS = Object.freeze({
   maxRetries: 5, baseDelay: 1000, maxDelay: 30000, parkedDelay: 30000, whenExhausted: "park",
-  minUptime: 5000, openTimeout: 10000, welcomeTimeout: 15000, queueMessages: 100,
-  queueBytes: 1048576, messageBytes: 65536, ackInterval: 1000, ackMessages: 50, ackBytes: 65536,
+  minUptime: 5000, openTimeout: 10000, welcomeTimeout: 15000, wakeProbe: 5000,
+  queueMessages: 100, queueBytes: 1048576, probe: "/graceful/ping/", storage: null,
 });
 
-const SUBPROTOCOL = "graceful.v1";
-const FRAME_BYTES = 64; // at most so many around the data of a message
-const MAX_DEPTH = 63; // the frame itself is one more
-const MARGIN = 4000; // before the server closes, when what is unacknowledged is left behind
-const ONE_MORE_LOOK = 100; // after a sleep a timer may fire before what has arrived is read
-const REFUSALS = 3; // 1002 or 1008 so often in a row: the hello itself must be what is wrong
-
-/** Why a message has no result: `code` is the server's, or queue_full, too_big, poison, closed. */
+/** `sent`: whether the server may have begun with the message. */
 export class GracefulError extends Error {
-  constructor(code, detail = "") {
+  name = "GracefulError";
+  constructor(code, detail, sent = false) {
     super(detail || code);
-    this.name = "GracefulError";
     this.code = code;
+    this.sent = sent;
   }
 }
 
-const isFinal = (code) => (code >= 3000 && code < 4000) || code >= 4500;
-const isResume = (code) =>
-  [1000, 1001, 1012, 4000, 4001].includes(code) || (code >= 4100 && code < 4200);
-const bytesOf = (text) => new TextEncoder().encode(text).length;
+/** What a client does after a close code; codes that it has never seen go by their range. */
+export const adviceOf = (code) => /^(100[01]|1012|400[01]|41..)$/.test(code) ? "resume"
+  : /^(43..|4403)$/.test(code) ? "new_session"
+  : /^44..$/.test(code) ? "refresh"
+  : /^(3...|4[5-9]..)$/.test(code) ? "stop"
+  : "back_off";
+
+const depthOf = (value) => value && typeof value === "object"
+  ? Object.values(value).reduce((most, each) => Math.max(most, depthOf(each)), 0) + 1 : 0;
 
 /** JSON text that the server takes; throws for what it would close the connection for. */
 function encode(data, limit) {
+  const MAX_DEPTH = 63; // the frame itself is one more
+  const FRAME_BYTES = 64; // at most so many around the data of a message
+  let isJSON = true;
   const text = JSON.stringify(data, (key, value) => {
-    if (typeof value === "number" && !Number.isFinite(value)) throw new RangeError(`${value} is not JSON`);
-    if (/\p{Surrogate}/u.test(key) || (typeof value === "string" && /\p{Surrogate}/u.test(value))) {
-      throw new RangeError("not well-formed Unicode");
-    }
+    if (typeof value === "number" && !isFinite(value)) isJSON = false;
     return value;
   });
-  if (text === undefined) throw new TypeError(`${typeof data} is not JSON`);
-  let depth = 0;
-  for (const [bracket] of text.matchAll(/"(?:[^"\\]|\\.)*"|[[{]|[\]}]/g)) {
-    if (bracket === "[" || bracket === "{") depth++;
-    else if (bracket === "]" || bracket === "}") depth--;
-    if (depth > MAX_DEPTH) throw new RangeError(`nested deeper than ${MAX_DEPTH}`);
+  // Surrogates without a partner are the only ones that come out escaped.
+  const isUnicode = !text?.replaceAll("\\\\", "").includes("\\ud");
+  if (!isJSON || !text || !isUnicode) throw new RangeError("not JSON");
+  if (depthOf(JSON.parse(text)) > MAX_DEPTH) throw new RangeError("nested too deep");
+  const size = new TextEncoder().encode(text).length + FRAME_BYTES;
+  if (size > limit) throw new RangeError(`over ${limit} bytes`);
+  return { text, size };
+}
+
+/** All but the public face: timers, endpoints and their breakers, the session, its connections, the
+ *  page. State is in variables and not in properties, so that its names minify. */
+function client(emit, urls, options) {
+  const SUBPROTOCOL = "graceful.v1";
+  const SUSPENDED = 4000, SERVER_SILENT = 4001;
+  const FAILURE_CODES = [1006, 1011, 1013, 1014, SERVER_SILENT]; // the endpoint does not work
+  const MARGIN = 4000; // before the server closes, when what is unacknowledged is left behind
+  const ONE_MORE_LOOK = 100; // a throttled timer may run before what has arrived is read
+  const REFUSALS = 3; // 1002 or 1008 so often in a row: the hello itself must be what is wrong
+  const OVERLOADED_ATTEMPT = 2; // after 1013 the back-off begins here
+  const RETRY_FIRST = 50, RETRY_MOST = 1000; // after a nack with retry; doubles with each
+  const REQUEST_TIMEOUT = 10000, REQUEST_TRIES = 3;
+  const ACK_INTERVAL = 1000, ACK_MESSAGES = 50, ACK_BYTES = 65536;
+  const MESSAGE_BYTES = 65536; // until a welcome says otherwise
+
+  const FAILURES = 10, PROBES = 20, OPEN_FOR = 30000; // of a breaker
+  const ALPHA = 0.2; // the weight of the newest round trip in the moving average
+  const NEAR = 15, NEAR_PART = 0.2; // beyond the best, or this part of it: equally near
+  const PROBE_EVERY = 300000, PROBE_TIMEOUT = 1500;
+
+  const { fetch, now, probe, random, setTimeout, clearTimeout, storage, window: page } = options;
+  const key = `graceful-ws ${urls[0]}`; // of what a storage keeps
+
+  let state = "disconnected", attempt = -1, spread = 1000, refusals = 0;
+  let link = null, live = false, welcomedAt = 0; // the connection; live: it has been welcomed
+  let next = null; // the one that is to succeed it
+  // aside: when it could not be reached, was lost or began to drain, until a welcome anywhere
+  if (!urls.length) throw new TypeError("no URL");
+  const all = urls.map((url) => ({ url, rtt: null, aside: 0, ...breaker() }));
+  let used = null; // the endpoint that welcomed last
+  let leaveBy = 0, tries = 0, holding = false; // holding: nothing new is sent, for it will move
+  let bySelf = false; // superseded by a hello of ours whose welcome did not come
+  let listening = null, asleep = false; // asleep: the page is frozen or put away
+
+  let instance, hellos, joined, expired; // joined: this instance has been welcomed to the session
+  let token = null, offered = null; // offered: with the last hello
+  let sessionId = null, node = null, limits = { message_bytes: MESSAGE_BYTES };
+
+  // Where a sequence stands: `seq` has been received, `handed` is with the application; `seen` came
+  // on this connection, and `told` has been acknowledged on it. It is stored as it is.
+  const track = (seq, epoch) => ({ seq, handed: seq, epoch, seen: 0, told: 0 });
+  const fresh = () => new Map([[null, track(0)]]);
+  let tracks = fresh(); // by stream; null: the session's own sequence
+  let unread = null, takers = []; // of iterators
+  let unacked = 0, unackedBytes = 0;
+
+  // What has been sent and has no outcome, or waits: queue[i] has the number first + i.
+  let queue = [], first = 1, sent = 0, renumber = false;
+
+  const running = new Map(); // timers by key, one of each
+  const own = () => tracks.get(null);
+  const isHidden = () => page?.document?.visibilityState === "hidden";
+  const isOffline = () => page?.navigator?.onLine === false;
+  const isAway = () => asleep || isHidden() || isOffline();
+  const tell = (it, frame) => it.ws.send(JSON.stringify(frame));
+
+  function setState(to) {
+    const from = state;
+    state = to;
+    if (from !== to) emit("state", { from, to });
   }
-  if (bytesOf(text) + FRAME_BYTES > limit) throw new RangeError(`over ${limit} bytes with its frame`);
-  return text;
+
+  function start(key, delay, call) {
+    stop(key);
+    running.set(key, setTimeout(() => (running.delete(key), call()), delay));
+  }
+
+  function stop(key) {
+    clearTimeout(running.get(key));
+    running.delete(key);
+  }
+
+  // --- endpoints ---------------------------------------------------------------------------------
+
+  /** Ten failures in a row open it; after a while it is half open, and twenty successes in a row
+   *  close it, or one failure opens it again. */
+  function breaker() {
+    const openFor = OPEN_FOR * (0.8 + 0.4 * random()); // not all clients come back at once
+    let until = 0; // no dial before; 0: closed
+    let count = 0; // of failures in a row, of successes while half open
+    const wait = () => Math.max(0, until - now());
+    return {
+      wait,
+      breaker: () => until ? wait() ? "open" : "half_open" : "closed",
+      // Results that come while it is open are of before, and prove nothing.
+      passed() {
+        if (!until || (!wait() && ++count >= PROBES)) until = count = 0;
+      },
+      failed() {
+        if (until ? wait() : ++count < FAILURES) return;
+        until = now() + openFor;
+        count = 0;
+      },
+      abandoned() { // closed in good order: neither
+        if (until) count = 0;
+      },
+    };
+  }
+
+  /** How long until one may be dialled. */
+  const wait = () => Math.min(...all.map((at) => at.wait()));
+
+  const rttOf = ({ rtt }) => rtt ?? Infinity;
+
+  const reach = (best) => best + Math.max(NEAR, best * NEAR_PART);
+
+  /** Those of probes and those of connections are never averaged with each other. */
+  function measured(at, rtt, probed = false) {
+    if (at.probed !== probed) at.rtt = null;
+    at.probed = probed;
+    at.rtt ??= rtt;
+    at.rtt += ALPHA * (rtt - at.rtt);
+  }
+
+  /** Gives `open` the one to dial: one that works, and of those one of the nearest. At once, unless
+   *  several have to be asked first. Of those put aside only the first, if there is no other;
+   *  `besides`, which is to be left, comes last. */
+  function choose(besides, open) {
+    const rank = (at) => at === besides ? Infinity : at.aside;
+    const allowed = all.filter((at) => !at.wait());
+    const least = Math.min(...allowed.map(rank));
+    const found = allowed.filter((at) => rank(at) === least);
+    const pick = () => {
+      const best = Math.min(...found.map(rttOf));
+      const near = found.filter((at) => rttOf(at) <= reach(best));
+      open(near[Math.floor(random() * near.length)]);
+    };
+    if (probe && found.length > 1 && found.every(({ rtt }) => rtt === null)) ask(found, pick);
+    else pick();
+  }
+
+  /** Asks them over HTTP. `decided`, if given, is called when it is clear which are the nearest:
+   *  nobody waits for the others. */
+  function ask(list, decided) {
+    const began = now(), abort = new AbortController();
+    let left = list.length, first;
+    const end = () => {
+      if (abort.signal.aborted) return;
+      stop(abort);
+      abort.abort();
+      decided?.();
+    };
+    start(abort, PROBE_TIMEOUT, end);
+    list.forEach(async (at) => {
+      const get = () => fetch(new URL(probe, at.url.replace("ws", "http")), abort);
+      try {
+        await get(); // it connects, which is not to be measured
+        const asked = now(), { status } = await get();
+        if (status > 499) throw status; // it drains
+        const answered = now();
+        measured(at, answered - asked, true);
+        first ??= answered - began;
+        if (decided) start(abort, reach(first) - answered + began, end);
+      } catch {
+        at.rtt = null;
+      }
+      if (!--left) end();
+    });
+  }
+
+  /** Measures those that are not in use, for the next choice. */
+  function keepAsking() {
+    if (!probe || all.length < 2 || running.has("probe")) return;
+    start("probe", PROBE_EVERY * (0.8 + 0.4 * random()), () => {
+      if (live && !isHidden()) ask(all.filter((at) => at !== used));
+      keepAsking();
+    });
+  }
+
+  // --- the session -------------------------------------------------------------------------------
+
+  function newInstance() {
+    instance = crypto.getRandomValues(new Uint32Array(4)).join("-");
+    hellos = sent = 0;
+    first = 1;
+    joined = expired = renumber = false;
+  }
+
+  // --- a connection: made by `dial`, never used twice, ignored once it is `over` -----------------
+
+  function dial(besides) {
+    const it = { over: false };
+    expect(it, options.openTimeout);
+    choose(besides, (at) => {
+      if (it.over) return;
+      const ws = it.ws = new options.WebSocket(at.url, SUBPROTOCOL);
+      it.at = at;
+      ws.onopen = () => it.over || hello(it);
+      ws.onmessage = ({ data }) => it.over || read(it, data);
+      ws.onclose = ({ code, reason }) => end(it, code, reason);
+    });
+    return it;
+  }
+
+  function hello(it) {
+    if (it.ws.protocol !== SUBPROTOCOL) return end(it, SUSPENDED);
+    if (it === link) forget();
+    it.hello = ++hellos;
+    offered = token;
+    tell(it, {
+      type: "hello", version: 1, instance, attempt: hellos,
+      ...token && {
+        session_token: token, last_seq_id: own().seq, positions: positions(),
+        pending_from: joined ? first : undefined,
+      },
+    });
+    expect(it, options.welcomeTimeout);
+  }
+
+  function positions() {
+    const found = Object.create(null); // a stream may be named __proto__
+    for (const [name, { epoch, seq }] of tracks) if (epoch) found[name] = [epoch, seq];
+    return found;
+  }
+
+  /** From now on something has to be heard within `silence`. */
+  function expect(it, silence) {
+    it.silence = silence;
+    it.silentBy = now() + silence;
+    watch(it);
+  }
+
+  function watch(it, again) {
+    start(it, again ? ONE_MORE_LOOK : it.silentBy - now(), () => {
+      if (now() < it.silentBy) watch(it);
+      else if (again) end(it, SERVER_SILENT);
+      else watch(it, true);
+    });
+  }
+
+  function read(it, text) {
+    try {
+      const frames = [JSON.parse(text)].flat();
+      for (const frame of frames) {
+        if (it.over) return;
+        if (live && it === link) handlers[frame.type]?.(frame, text.length / frames.length);
+        else if (frame.type === "welcome") welcome(it, frame);
+      }
+    } catch {
+      end(it, SUSPENDED); // a hole, or nothing that can be read
+    }
+    if (it.over) return;
+    if (live && it === link) it.silentBy = now() + it.silence;
+    flush();
+  }
+
+  /** Asks for a sign of life, which also is a round trip. */
+  function ping() {
+    tell(link, { type: "ping", sent_at: Math.floor(now()) });
+  }
+
+  /** Whatever its events say, it counts no longer. */
+  function shut(it, code) {
+    it.over = true;
+    stop(it);
+    try { it.ws?.close(code); } catch { /* it is closed, with a code that only a server may use */ }
+  }
+
+  // --- in ----------------------------------------------------------------------------------------
+
+  function welcome(it, frame) {
+    const { resumed, last_client_seq: last, heartbeat: beat } = frame;
+    // What the session had is lost. A server that was offered its token tells that itself.
+    const lost = !resumed && !offered && (joined || expired);
+    if (it === next) {
+      shut(link, SUSPENDED);
+      used.abandoned();
+    }
+    calm();
+    link = it;
+    next = null;
+    used = it.at;
+    used.passed();
+    for (const at of all) at.aside = 0;
+    keepAsking();
+    welcomedAt = now();
+    expect(it, (beat.interval + beat.timeout * beat.max_missed) * 1000);
+    spread = frame.reconnect_window * 1000;
+    ({ session_id: sessionId, node, limits } = frame);
+    token = frame.session_token ?? (resumed ? token : null);
+    sent = last; // results of what is done come right behind the welcome
+    if (!resumed || !joined || renumber || !queue.length) {
+      queue = queue.filter((message) => !message.done
+        && (message.size <= limits.message_bytes || fail(message, "too_big")));
+      first = last + 1;
+    }
+    if (!resumed) tracks = fresh();
+    takeStreams(frame.streams);
+    unacked = unackedBytes = 0;
+    live = joined = true;
+    expired = renumber = bySelf = false;
+    ping();
+    setState("connected");
+    emit("open", { resumed, node, endpoint: used.url });
+    if (lost) emit("gap", { reason: "expired", head: 0 });
+  }
+
+  function takeStreams(streams) {
+    for (const [name, at] of tracks) {
+      at.seen = at.told = 0;
+      if (name !== null && !Object.hasOwn(streams, name)) tracks.delete(name);
+    }
+    for (const [name, told] of Object.entries(streams)) {
+      const at = tracks.get(name);
+      // The old connection may have brought the subscription, and messages, since the hello left.
+      const isAhead = at?.epoch === told.epoch && at?.seq >= told.head;
+      if (told.state === "gap" || (told.state === "new" && !isAhead)) restart(told, name);
+      else if (told.state === "denied") tracks.delete(name);
+    }
+  }
+
+  function restart({ head, epoch }, name) {
+    tracks.set(name, track(head, epoch));
+  }
+
+  const handlers = {
+    __proto__: null, // the type of a frame may be that of what every object has
+
+    message({ seq, stream = null, data }, size) {
+      // Without a track: the subscription's own frame was lost with an earlier connection.
+      const at = tracks.get(stream) ?? track(seq - 1);
+      tracks.set(stream, at);
+      if (!(seq <= at.seq + 1)) throw new Error("a hole");
+      at.seen = seq;
+      if (seq <= at.seq) return dueAck(size); // a copy
+      at.seq = seq;
+      const message = { at, size, detail: { seq, stream, data } };
+      if (!unread) return handOver(message);
+      unread.push(message);
+      feed();
+    },
+
+    ping({ sent_at, rtt }) {
+      if (rtt) measured(used, rtt * 1000);
+      ack({ type: "pong", sent_at });
+    },
+
+    pong({ sent_at }) {
+      measured(used, now() - sent_at);
+      used.passed();
+      if (used.breaker() === "half_open") ping();
+    },
+
+    ack({ seq, results = {} }) {
+      used.passed();
+      while (queue.length && first <= seq) {
+        settle(queue.shift(), "resolve", results[first++] ?? null);
+      }
+    },
+
+    nack({ seq, code, detail, retry, retry_after: after = 0 }) {
+      const message = queue[seq - first];
+      if (!message) return;
+      if (!retry) return fail(message, code, detail); // it leaves the queue with the next ack
+      // Nothing was done with this one, nor with what was sent behind it.
+      for (const each of queue.slice(seq - first, sent + 1 - first)) each.doubts--;
+      sent = Math.min(sent, seq - 1);
+      const growing = Math.min(RETRY_MOST, RETRY_FIRST * 2 ** message.nacks++);
+      start("hold", Math.max(after, growing), flush);
+      if (message.nacks >= message.tries) withdraw(message, code, detail);
+    },
+
+    gap(frame) {
+      restart(frame, frame.stream ?? null);
+      emit("gap", frame);
+    },
+
+    drain({ reconnect_in: slot, close_in: closeIn, reason }) {
+      if (!leaveBy) {
+        leaveBy = now() + Math.max(slot, closeIn - MARGIN);
+        used.aside = now();
+        start("move", slot, move);
+      }
+      setState("draining");
+      emit("draining", { reconnectIn: slot, closeIn, reason });
+    },
+
+    superseded(frame) {
+      bySelf = frame.instance === instance;
+    },
+
+    subscribed: (frame) => restart(frame, frame.stream),
+    unsubscribed: ({ stream }) => tracks.delete(stream),
+    volatile: (frame) => emit("volatile", frame),
+    error: (frame) => emit("error", frame),
+  };
+
+  /** The application has it: only now may the server hear of it. */
+  function handOver({ at, size, detail }) {
+    const { seq, stream, data } = detail;
+    at.handed = seq;
+    dueAck(size);
+    emit("message", detail);
+    if (stream !== null && data?.type === "client_exit") emit("exit", { ...data, stream });
+    return detail;
+  }
+
+  function dueAck(size) {
+    unackedBytes += size;
+    if (!live) return;
+    if (++unacked >= ACK_MESSAGES || unackedBytes >= ACK_BYTES) ack();
+    else if (!running.has("ack")) start("ack", ACK_INTERVAL, ack);
+  }
+
+  function ack(frame = { type: "ack" }) {
+    stop("ack");
+    unacked = unackedBytes = 0;
+    // Only what came on this connection: the server knows no more. And nothing while the next one's
+    // hello is on its way: it asks for what came since, and what is acknowledged may be deleted.
+    for (const [name, at] of next?.hello ? [] : tracks) {
+      const seq = Math.min(at.handed, at.seen);
+      if (seq <= at.told) continue;
+      at.told = seq;
+      if (name === null) frame.seq = seq;
+      else (frame.streams ??= Object.create(null))[name] = seq;
+    }
+    if (frame.type === "pong" || frame.seq || frame.streams) tell(link, frame);
+  }
+
+  /** Gives iterators what they wait for. */
+  function feed() {
+    while (takers.length && unread.length) {
+      takers.shift()({ value: handOver(unread.shift()), done: false });
+    }
+    if (state === "closed") for (const take of takers.splice(0)) take({ done: true });
+  }
+
+  /** What no iterator took is asked for again, but for what the server would not send any more. Not
+   *  while a hello is on its way that has said that it is here. */
+  function forget() {
+    unread = unread?.filter(({ at, detail }) => tracks.get(detail.stream) !== at);
+    for (const at of tracks.values()) at.seq = at.handed;
+  }
+
+  // --- out ---------------------------------------------------------------------------------------
+
+  function send(data, most = Infinity, timeout = 0) {
+    const encoded = encode(data, limits.message_bytes);
+    const code = state === "closed" ? "closed"
+      : timeout && !live && wait() ? "circuit_open"
+      : queue.length >= options.queueMessages
+        || queue.reduce((sum, { size }) => sum + size, 0) >= options.queueBytes ? "queue_full"
+      : "";
+    return new Promise((resolve, reject) => {
+      // doubts: how often it was sent without the server having said that it did nothing with it
+      const message = { ...encoded, tries: most, resolve, reject, nacks: 0, doubts: 0 };
+      if (code) return fail(message, code);
+      queue.push(message);
+      if (timeout) start(message, timeout, () => {
+        if (withdraw(message, "timeout")) return;
+        fail(message, "timeout");
+        if (live) used.failed();
+      });
+      flush();
+    });
+  }
+
+  /** Sends what credit allows, in order; or, when it is to move, nothing until nothing is
+   *  unacknowledged: no handler is to be started twice. */
+  function flush() {
+    if (!live) return;
+    if (holding) {
+      if (!next && first > sent) succeed();
+      return;
+    }
+    if (running.has("hold")) return;
+    let bytes = 0;
+    for (const [i, message] of queue.entries()) {
+      bytes += message.size;
+      if (i && (i >= limits.unacked || bytes > limits.unacked_bytes)) return;
+      if (first + i <= sent) continue;
+      sent = first + i;
+      message.doubts++;
+      link.ws.send(`{"type":"message","seq":${sent},"data":${message.text}}`);
+    }
+  }
+
+  function settle(message, how, value) {
+    stop(message);
+    message.done = true;
+    message[how](value);
+  }
+
+  function fail(message, code, detail) {
+    settle(message, "reject", new GracefulError(code, detail, message.doubts > 0));
+  }
+
+  /** Fails it so that it is never handled; its number goes to the next one. False if it may have
+   *  been handled. */
+  function withdraw(message, code, detail) {
+    if (message.doubts) return false;
+    queue.splice(queue.indexOf(message), 1);
+    fail(message, code, detail);
+    return true;
+  }
+
+  /** Fails all, or those that were sent; numbers begin anew with the next welcome. */
+  function failAll(code, count = Infinity) {
+    for (const message of queue.splice(0, count)) fail(message, code);
+    first = sent + 1;
+    renumber = true;
+  }
+
+  // --- make before break -------------------------------------------------------------------------
+
+  function move() {
+    holding = true;
+    start("move", leaveBy - now(), succeed);
+    flush();
+  }
+
+  function succeed() {
+    stop("move");
+    if (wait()) stay();
+    else next = dial(used);
+  }
+
+  function stay() {
+    const delay = backOff(tries++);
+    next = null;
+    holding = false;
+    if (delay !== null) start("move", delay, move);
+    flush();
+  }
+
+  // --- the end of a connection, and the next one -------------------------------------------------
+
+  /** Nothing of the connection is under way any longer. */
+  function calm() {
+    for (const name of ["retry", "move", "hold", "ack"]) stop(name);
+    leaveBy = tries = 0;
+    live = holding = false;
+  }
+
+  /** Ended, by this side or by the other, or never begun. This side does not wait for the event:
+   *  that of a dead network comes much later. */
+  function end(it, code, reason = "") {
+    if (it.over) return;
+    const { at } = it, welcomed = live && it === link, advice = adviceOf(code);
+    shut(it, code);
+    if (at && (!welcomed || [1001, 1012, ...FAILURE_CODES].includes(code))) at.aside = now();
+    if (FAILURE_CODES.includes(code) && !isOffline()) at?.failed(); // offline: it is not to blame
+    else at?.abandoned();
+    if (it.hello && (code === 1002 || code === 1008)) refusals++;
+    else if (welcomed) refusals = 0;
+    if (welcomed && (code === 1007 || code === 1009)) {
+      failAll("poison", Math.max(0, sent + 1 - first));
+    }
+    if (advice === "new_session" || refusals >= REFUSALS) {
+      expired ||= joined || token !== null;
+      joined = false;
+      token = null;
+      refusals = 0;
+      if (code === 4403) failAll("other_identity"); // not to be sent in another one's name
+    }
+    if (it === next) return stay(); // refused
+    calm();
+    [link, next] = [next, null];
+    if (link) setState("connecting");
+    else {
+      const hasLived = welcomed && now() - welcomedAt >= options.minUptime;
+      if (hasLived) attempt = 0;
+      else if (!welcomed && !isAway()) attempt++;
+      attempt = Math.max(attempt, code === 1013 ? OVERLOADED_ATTEMPT : 0);
+      const delay = hasLived && advice === "resume"
+        ? random() * spread // nothing is wrong; only not all at once
+        : backOff(attempt);
+      if (delay === null || (advice === "stop" && !bySelf)) return finish(code, reason);
+      pause(delay, attempt >= options.maxRetries);
+    }
+    emit("close", { code, reason, final: false });
+  }
+
+  const parkedDelay = () => options.parkedDelay * (0.5 + random());
+
+  /** How long to wait before the next try; null: there is none. */
+  function backOff(n) {
+    if (n >= options.maxRetries) return options.whenExhausted === "stop" ? null : parkedDelay();
+    const growing = Math.min(options.maxDelay, options.baseDelay * 2 ** n);
+    return growing + random() * Math.max(1000, spread);
+  }
+
+  /** Waits for the next try: in the slow lane when nobody looks, or there is no network. */
+  function pause(delayMs, slow) {
+    if (isAway()) [delayMs, slow] = [parkedDelay(), true];
+    start("retry", delayMs, connectNow);
+    const news = slow && state !== "parked";
+    setState(slow ? "parked" : "waiting");
+    if (news) emit("parked");
+    emit("retry", { attempt: Math.max(0, attempt), delayMs, lane: slow ? "slow" : "fast" });
+  }
+
+  function connectNow() {
+    const blocked = wait();
+    asleep = false;
+    if (blocked) return pause(blocked, true);
+    stop("retry");
+    link = dial();
+    setState("connecting");
+  }
+
+  function connect() {
+    if (link) return;
+    listen();
+    storage?.removeItem(key);
+    attempt = -1;
+    connectNow();
+  }
+
+  function finish(code, reason) {
+    for (const it of [link, next]) if (it) shut(it, 1000);
+    link = next = null;
+    calm();
+    failAll("closed");
+    for (const key of running.keys()) {
+      key.abort?.(); // what is asked over HTTP
+      stop(key);
+    }
+    if (code === 1000) { // a bye: nothing to resume
+      token = null;
+      tracks = fresh();
+    }
+    newInstance();
+    listening?.abort();
+    listening = null;
+    setState("closed");
+    if (unread) feed();
+    emit("close", { code, reason, final: true });
+  }
+
+  // --- the page ----------------------------------------------------------------------------------
+
+  function listen() {
+    if (listening || !page?.addEventListener) return;
+    listening = new AbortController();
+    const on = (target, calls) => {
+      for (const type in calls) target?.addEventListener(type, calls[type], listening);
+    };
+    on(page, {
+      online: wake,
+      offline: slowDown,
+      pageshow: ({ persisted }) => persisted && wake(),
+      pagehide() {
+        suspend();
+        if (token) storage?.setItem(key, JSON.stringify([token, [...tracks]]));
+      },
+    });
+    on(page.document, {
+      visibilitychange: () => isHidden() ? slowDown() : wake(),
+      freeze: suspend,
+      resume: wake,
+    });
+  }
+
+  /** Somebody looks, or there is a network: dials now, or sees whether the connection works. */
+  function wake() {
+    if (!link) return connect();
+    if (live) ping();
+    link.silentBy = Math.min(link.silentBy, now() + options.wakeProbe);
+    watch(link);
+  }
+
+  function slowDown() {
+    if (state === "waiting" && isAway()) pause();
+  }
+
+  /** An open socket keeps a page out of the back/forward cache; what is frozen answers nobody. */
+  function suspend() {
+    asleep = true;
+    for (const it of [link, next]) if (it) end(it, SUSPENDED);
+  }
+
+  newInstance();
+  // Taken out of it: a duplicated tab has a copy of the storage, and gets a session of its own.
+  const kept = JSON.parse(storage?.getItem(key) ?? null);
+  storage?.removeItem(key);
+  if (kept) [token, tracks] = [kept[0], new Map(kept[1])];
+
+  return {
+    get state() { return state; },
+    get sessionId() { return sessionId; },
+    get node() { return node; },
+    get lastSeq() { return own().seq; },
+    get rtt() { return used?.rtt ?? null; },
+    get endpoint() { return live ? used.url : null; },
+    get endpoints() {
+      return all.map((at) => (
+        { url: at.url, rtt: at.rtt, breaker: at.breaker(), current: live && at === used }
+      ));
+    },
+
+    connect,
+
+    /** Says bye, which ends the session, and closes. */
+    close(reason = "") {
+      if (live) tell(link, { type: "bye", reason });
+      finish(1000, reason);
+    },
+
+    /** Drops the connection as a lost network would; the session is resumed. */
+    cut() {
+      if (link) end(link, SUSPENDED);
+    },
+
+    send: (data) => send(data),
+
+    request: (data, { timeout = REQUEST_TIMEOUT, tries = REQUEST_TRIES } = {}) =>
+      send(data, tries, timeout),
+
+    volatile(data) {
+      const { text } = encode(data, limits.message_bytes);
+      if (live) link.ws.send(`{"type":"volatile","data":${text}}`);
+      return live;
+    },
+
+    [Symbol.asyncIterator]: () => ({
+      next: () => new Promise((resolve) => {
+        takers.push(resolve);
+        unread ??= [];
+        feed();
+      }),
+    }),
+  };
 }
 
 export class GracefulSocket extends EventTarget {
-  #urls; #o; #timers = new Map(); #page = null; #hearsGaps = false;
-  #state = "idle"; #link = null; #next = null; // the connection, and the one that succeeds it
-  #turn = 0; #try = -1; #window = 1000; #drain = null; #holding = false; #refusals = 0;
-  #instance = ""; #attempt = 0; #token = null; #joined = false; #expired = false;
-  #own = { seq: 0 }; #streams = new Map();
-  #pending = new Map(); #nextSeq = 1; #sent = 0; #renumber = false; // seq → {data, size, resolve, reject}
-  #limits = {};
+  #hearsGaps = false;
 
-  /** `options`: see DEFAULTS; WebSocket, random, now, setTimeout, clearTimeout, window for tests. */
-  constructor(urlOrUrls, options = {}) {
+  constructor(urls, options) {
     super();
-    this.#urls = [urlOrUrls].flat();
-    if (!this.#urls.length) throw new TypeError("at least one URL is needed");
-    this.#o = {
-      ...DEFAULTS, WebSocket: globalThis.WebSocket, random: Math.random, now: () => performance.now(),
-      setTimeout: (...args) => globalThis.setTimeout(...args), window: globalThis.window,
-      clearTimeout: (id) => globalThis.clearTimeout(id), ...options,
+    const emit = (type, detail) => {
+      if (type === "gap" && !this.#hearsGaps) console.error("graceful-ws: unheard", detail);
+      this.dispatchEvent(new CustomEvent(type, { detail }));
     };
-    this.#turn = Math.floor(this.#o.random() * this.#urls.length);
-    this.#limits = { message_bytes: this.#o.messageBytes };
-    this.#newInstance();
-    this.sessionId = this.rtt = this.node = null; // rtt: as the server measured it last
+    const { WebSocket, window } = globalThis;
+    const inside = client(emit, [urls].flat(), {
+      ...DEFAULTS, WebSocket, fetch, random: Math.random, setTimeout, clearTimeout, window,
+      now: () => performance.now(), ...options,
+    });
+    Object.defineProperties(this, Object.getOwnPropertyDescriptors(inside));
   }
-
-  /** idle, connecting, open, waiting (to try again), parked (the same, far apart) or closed. */
-  get state() { return this.#state; }
-  get lastSeq() { return this.#own.seq; }
-  get endpoint() { return this.#link?.welcomed ? this.#link.url : null; }
 
   addEventListener(type, ...rest) {
     if (type === "gap") this.#hearsGaps = true;
     super.addEventListener(type, ...rest);
-  }
-
-  /** Dials now, from any state, and the count of tries starts afresh. */
-  connect() {
-    if (this.#link) return;
-    this.#listen();
-    this.#try = -1;
-    this.#link = this.#dial();
-  }
-
-  /** Says bye, which ends the session, and closes. */
-  close(reason = "") {
-    const link = this.#link;
-    if (link?.welcomed) link.ws.send(JSON.stringify({ type: "bye", reason }));
-    this.#finish(CLOSE_CODES.NORMAL, reason);
-  }
-
-  /** Drops the connection as a lost network would; the session is resumed. */
-  cut() {
-    if (this.#link) this.#drop(this.#link, CLOSE_CODES.SUSPENDED, "cut");
-  }
-
-  /** A promise of what the handler returned. Rejects with GracefulError, throws for what is not JSON. */
-  send(data) {
-    const text = encode(data, this.#limits.message_bytes);
-    const size = bytesOf(text) + FRAME_BYTES;
-    let waiting = 0;
-    for (const message of this.#pending.values()) waiting += message.size;
-    if (this.#state === "closed") return Promise.reject(new GracefulError("closed"));
-    if (this.#pending.size >= this.#o.queueMessages || waiting >= this.#o.queueBytes) {
-      return Promise.reject(new GracefulError("queue_full"));
-    }
-    return new Promise((resolve, reject) => {
-      this.#pending.set(this.#nextSeq++, { data: text, size, resolve, reject });
-      this.#flush();
-    });
-  }
-
-  /** A message without a number; false when it was dropped for want of a connection. */
-  volatile(data) {
-    const text = encode(data, this.#limits.message_bytes);
-    if (this.#link?.welcomed) this.#link.ws.send(`{"type":"volatile","data":${text}}`);
-    return Boolean(this.#link?.welcomed);
-  }
-
-  // --- one WebSocket: made by #dial, never used twice, ignored once it is `over` ----------------
-
-  #dial() {
-    this.#stop("retry");
-    const url = this.#urls[this.#turn % this.#urls.length];
-    const link = { url, ws: new this.#o.WebSocket(url, SUBPROTOCOL), welcomed: false, over: false,
-      attempt: 0, heardAt: this.#o.now(), seen: new Map(), told: new Map(), unacked: 0, unackedBytes: 0 };
-    if (!this.#link) this.#setState("connecting");
-    link.ws.onopen = () => !link.over && this.#hello(link);
-    link.ws.onmessage = ({ data }) => !link.over && this.#read(link, data);
-    link.ws.onclose = ({ code, reason }) => this.#ended(link, code, reason);
-    this.#start(link, this.#o.openTimeout, () => this.#drop(link, CLOSE_CODES.SERVER_SILENT, "no connection"));
-    return link;
-  }
-
-  #hello(link) {
-    if (link.ws.protocol !== SUBPROTOCOL) return this.#drop(link, CLOSE_CODES.SUSPENDED, `no ${SUBPROTOCOL}`);
-    link.attempt = ++this.#attempt;
-    link.hadToken = this.#token !== null;
-    const hello = { type: "hello", version: 1, instance: this.#instance, attempt: link.attempt };
-    if (link.hadToken) {
-      hello.session_token = this.#token;
-      hello.last_seq_id = this.#own.seq;
-      hello.positions = Object.create(null); // a stream may be named __proto__
-      for (const [name, at] of this.#streams) if (at.epoch) hello.positions[name] = [at.epoch, at.seq];
-      if (this.#joined) [hello.pending_from = this.#nextSeq] = this.#pending.keys();
-    }
-    link.ws.send(JSON.stringify(hello));
-    link.heardAt = this.#o.now();
-    this.#watch(link, this.#o.welcomeTimeout);
-  }
-
-  /** Closes when nothing is heard for so long, after one more look at what may have arrived. */
-  #watch(link, silence, delay = silence, again = false) {
-    this.#start(link, delay, () => {
-      const left = link.heardAt + silence - this.#o.now();
-      if (left > 0) this.#watch(link, silence, left);
-      else if (!again) this.#watch(link, silence, ONE_MORE_LOOK, true);
-      else this.#drop(link, CLOSE_CODES.SERVER_SILENT, "nothing heard");
-    });
-  }
-
-  #drop(link, code, reason) {
-    const { ws } = link;
-    this.#ended(link, code, reason); // now: the close event of a dead network comes much later
-    try { ws.close(code, reason); } catch { /* it is closed, or never was open */ }
-  }
-
-  #read(link, text) {
-    link.heardAt = this.#o.now();
-    try {
-      const frames = [JSON.parse(text)].flat();
-      for (const frame of frames) {
-        if (link.over) return;
-        if (frame.type === "welcome") this.#welcome(link, frame);
-        else if (link.welcomed) this.#frame(link, frame, text.length / frames.length);
-      }
-    } catch (error) {
-      if (!link.over) this.#drop(link, CLOSE_CODES.SUSPENDED, String(error.message).slice(0, 40));
-      return;
-    }
-    if (link.over) return;
-    if (link.unacked >= this.#o.ackMessages || link.unackedBytes >= this.#o.ackBytes) this.#ack(link);
-    else if (link.unacked && !this.#timers.has("ack")) {
-      this.#start("ack", this.#o.ackInterval, () => this.#link && this.#ack(this.#link));
-    }
-    this.#flush();
-    this.#moveIfQuiet();
-  }
-
-  #welcome(link, frame) {
-    const old = this.#link, beat = frame.heartbeat, lost = this.#joined || link.hadToken || this.#expired;
-    if (link === this.#next) {
-      this.#next = null;
-      this.#link = link;
-      this.#leave(old, CLOSE_CODES.SUSPENDED, "moved to another connection");
-    }
-    Object.assign(link, { welcomed: true, welcomedAt: this.#o.now() });
-    this.#drain = null;
-    this.#holding = false;
-    for (const name of ["move", "hold", "ack"]) this.#stop(name);
-    this.#watch(link, (beat.interval + beat.timeout * beat.max_missed) * 1000);
-    this.#token = frame.session_token ?? (frame.resumed ? this.#token : null);
-    this.sessionId = frame.session_id;
-    this.node = frame.node;
-    this.#window = frame.reconnect_window * 1000;
-    this.#limits = frame.limits;
-    if (frame.resumed && this.#joined && !this.#renumber) {
-      this.#sent = frame.last_client_seq; // results of what is done come right behind the welcome
-      this.#nextSeq = Math.max(this.#nextSeq, frame.last_client_seq + 1);
-    } else this.#startNumbering(frame.last_client_seq);
-    const first = this.#own.seq + 1;
-    if (!frame.resumed) this.#own = { seq: 0 };
-    for (const name of this.#streams.keys()) if (!Object.hasOwn(frame.streams, name)) this.#streams.delete(name);
-    for (const [name, { state, head, epoch }] of Object.entries(frame.streams)) {
-      const at = this.#streams.get(name);
-      // The old connection may have brought the subscription, and messages, since the hello left.
-      const ahead = at !== undefined && at.epoch === epoch && at.seq >= head;
-      if (state === "gap" || (state === "new" && !ahead)) this.#streams.set(name, { seq: head, epoch });
-      else if (state === "denied") this.#streams.delete(name);
-    }
-    this.#joined = true;
-    this.#expired = false;
-    this.#setState("open");
-    this.#emit("open", { resumed: frame.resumed, node: frame.node });
-    link.gapTold = !frame.resumed && lost;
-    if (link.gapTold) this.#gap({ reason: "expired", from: first, head: 0 });
-  }
-
-  #startNumbering(last) {
-    const waiting = [...this.#pending.values()];
-    this.#pending.clear();
-    this.#sent = last;
-    this.#nextSeq = last + 1;
-    this.#renumber = false;
-    for (const message of waiting) {
-      if (message.size > this.#limits.message_bytes) message.reject(new GracefulError("too_big"));
-      else this.#pending.set(this.#nextSeq++, message);
-    }
-  }
-
-  #frame(link, frame, size) {
-    const { type, seq, stream = null } = frame;
-    if (type === "message") {
-      if (stream !== null && !this.#streams.has(stream)) this.#streams.set(stream, { seq: seq - 1 });
-      const at = stream === null ? this.#own : this.#streams.get(stream);
-      if (!Number.isSafeInteger(seq) || seq > at.seq + 1) throw new Error(`a hole: ${seq} after ${at.seq}`);
-      link.seen.set(stream, seq);
-      link.unacked++;
-      link.unackedBytes += size;
-      if (seq <= at.seq) return; // a copy
-      at.seq = seq;
-      this.#emit("message", { seq, stream, data: frame.data });
-    } else if (type === "ping") {
-      if (typeof frame.rtt === "number") this.rtt = frame.rtt * 1000;
-      this.#ack(link, { type: "pong", sent_at: frame.sent_at });
-    } else if (type === "ack") {
-      for (const [number, message] of this.#pending) {
-        if (number <= seq) this.#settle(number, message.resolve, frame.results?.[number] ?? null);
-      }
-    } else if (type === "nack" && frame.retry) {
-      this.#sent = Math.min(this.#sent, seq - 1);
-      this.#start("hold", frame.retry_after ?? 0, () => this.#flush());
-    } else if (type === "nack") {
-      this.#settle(seq, this.#pending.get(seq)?.reject, new GracefulError(frame.code, frame.detail));
-    } else if (type === "gap" && !(link.gapTold && frame.reason === "expired" && stream === null)) {
-      if (stream === null) this.#own = { seq: frame.head };
-      else this.#streams.set(stream, { seq: frame.head, epoch: frame.epoch });
-      link.seen.delete(stream);
-      link.told.delete(stream);
-      this.#gap(frame);
-    } else if (type === "drain") this.#drained(frame);
-    else if (type === "superseded") link.bySelf = frame.instance === this.#instance;
-    else if (type === "subscribed") {
-      this.#streams.set(stream, { seq: frame.head, epoch: frame.epoch });
-      link.seen.delete(stream);
-      link.told.delete(stream);
-    } else if (type === "unsubscribed") this.#streams.delete(stream);
-    else if (type === "volatile" || type === "error") this.#emit(type, frame);
-  }
-
-  #gap({ reason, stream = null, from = null, oldest = null, head }) {
-    if (!this.#hearsGaps) console.error(`graceful-ws: messages are missing (${reason}); listen for "gap"`);
-    this.#emit("gap", { reason, stream, from, oldest, head });
-  }
-
-  // --- out -------------------------------------------------------------------------------------
-
-  #ack(link, frame = { type: "ack" }) {
-    this.#stop("ack");
-    link.unacked = link.unackedBytes = 0;
-    // Only what came on this link: the server knows no more. And nothing while the next one's hello
-    // is on its way: it asks for what came since, and what is acknowledged may be deleted.
-    for (const [name, seq] of this.#next?.attempt ? [] : link.seen) {
-      if (seq <= (link.told.get(name) ?? 0)) continue;
-      link.told.set(name, seq);
-      if (name === null) frame.seq = seq;
-      else (frame.streams ??= Object.create(null))[name] = seq;
-    }
-    if (frame.type === "pong" || frame.seq || frame.streams) link.ws.send(JSON.stringify(frame));
-  }
-
-  /** Sends what credit allows, in order. */
-  #flush() {
-    const link = this.#link, { unacked, unacked_bytes: most } = this.#limits;
-    if (!link?.welcomed || this.#holding || this.#timers.has("hold")) return;
-    let count = 0, bytes = 0;
-    for (const [seq, { data, size }] of this.#pending) {
-      if (count && (count >= unacked || bytes + size > most)) return;
-      count++;
-      bytes += size;
-      if (seq <= this.#sent) continue;
-      this.#sent = seq;
-      link.ws.send(`{"type":"message","seq":${seq},"data":${data}}`);
-    }
-  }
-
-  #settle(seq, call, value) {
-    if (this.#pending.delete(seq)) call(value);
-  }
-
-  #fail(code, upto = Infinity) {
-    for (const [seq, { reject }] of this.#pending) {
-      if (seq > upto) return;
-      this.#settle(seq, reject, new GracefulError(code));
-      this.#renumber = true;
-    }
-  }
-
-  // --- make before break -----------------------------------------------------------------------
-
-  #drained({ reconnect_in: slot, close_in: closeIn, reason }) {
-    this.#emit("draining", { reconnectIn: slot, closeIn, reason });
-    if (this.#drain) return;
-    this.#turn++;
-    this.#drain = { leaveBy: this.#o.now() + Math.max(slot, closeIn - MARGIN), tries: 0 };
-    this.#start("move", slot, () => this.#move());
-  }
-
-  /** Stops sending until nothing is unacknowledged: no handler is to be started twice. */
-  #move() {
-    this.#holding = true;
-    const left = Math.max(0, this.#drain.leaveBy - this.#o.now());
-    this.#start("move", left, () => { this.#next = this.#dial(); });
-    this.#moveIfQuiet();
-  }
-
-  #moveIfQuiet() {
-    const [first = Infinity] = this.#pending.keys();
-    if (!this.#holding || this.#next || first <= this.#sent) return;
-    this.#stop("move");
-    this.#next = this.#dial();
-  }
-
-  // --- the end of a connection, and the next one -----------------------------------------------
-
-  #ended(link, code, reason) {
-    if (link.over) return;
-    this.#over(link);
-    const lived = link.welcomed ? this.#o.now() - link.welcomedAt : null;
-    if (lived === null) this.#turn++;
-    if ([1002, 1008].includes(code) && link.attempt) this.#refusals++;
-    else if (link.welcomed) this.#refusals = 0;
-    if (link.welcomed && (code === 1007 || code === 1009)) this.#fail("poison", this.#sent);
-    if ((code >= 4300 && code < 4400) || code === 4403 || this.#refusals >= REFUSALS) {
-      this.#expired ||= this.#joined || this.#token !== null;
-      this.#joined = false;
-      this.#token = null;
-      this.#refusals = 0;
-      if (code === 4403) this.#fail("other_identity"); // not to be sent in another one's name
-    }
-    this.#holding = false;
-    if (link === this.#next) { // refused: it stays on the old one
-      this.#next = null;
-      const delay = this.#delay(this.#drain.tries++);
-      if (delay !== null) this.#start("move", delay, () => this.#move());
-      return this.#flush();
-    }
-    for (const name of ["move", "hold", "ack"]) this.#stop(name);
-    this.#drain = null;
-    [this.#link, this.#next] = [this.#next, null];
-    if (this.#link) this.#setState("connecting");
-    else if (isFinal(code) && !link.bySelf) return this.#finish(code, reason);
-    else if (!this.#retry(code, lived)) return this.#finish(code, reason);
-    this.#emit("close", { code, reason, final: false });
-  }
-
-  /** Schedules the next try; false when there is none. */
-  #retry(code, lived) {
-    const { minUptime, maxRetries, random } = this.#o;
-    if (lived === null) this.#try++;
-    else if (lived >= minUptime) this.#try = 0;
-    this.#try = Math.max(this.#try, code === 1013 ? 2 : 0);
-    const attempt = this.#try, delayMs = isResume(code) && lived >= minUptime && lived !== null
-      ? random() * this.#window // nothing is wrong; only not all at once
-      : this.#delay(attempt);
-    if (delayMs === null) return false;
-    this.#start("retry", delayMs, () => { this.#link = this.#dial(); });
-    const parked = attempt >= maxRetries, news = parked && this.#state !== "parked";
-    this.#setState(parked ? "parked" : "waiting");
-    if (news) this.#emit("parked", {});
-    this.#emit("retry", { attempt, delayMs });
-    return true;
-  }
-
-  #delay(attempt) {
-    const { maxRetries, baseDelay, maxDelay, parkedDelay, whenExhausted, random } = this.#o;
-    if (attempt >= maxRetries) return whenExhausted === "stop" ? null : parkedDelay * (0.5 + random());
-    return Math.min(maxDelay, baseDelay * 2 ** attempt) + random() * Math.max(1000, this.#window);
-  }
-
-  /** The connection counts no longer, whatever its events say. */
-  #over(link) {
-    link.over = true;
-    this.#stop(link);
-  }
-
-  #leave(link, code, reason) {
-    if (!link) return;
-    this.#over(link);
-    try { link.ws.close(code, reason); } catch { /* it is closed, or never was open */ }
-  }
-
-  #finish(code, reason) {
-    this.#leave(this.#link, CLOSE_CODES.NORMAL, "");
-    this.#leave(this.#next, CLOSE_CODES.SUSPENDED, "");
-    this.#link = this.#next = this.#drain = null;
-    this.#holding = false;
-    for (const name of [...this.#timers.keys()]) this.#stop(name);
-    this.#fail("closed");
-    if (code === CLOSE_CODES.NORMAL) { // a bye: nothing to resume
-      this.#token = null;
-      this.#own = { seq: 0 };
-      this.#streams.clear();
-    }
-    this.#newInstance();
-    this.#page?.abort();
-    this.#page = null;
-    this.#setState("closed");
-    this.#emit("close", { code, reason, final: true });
-  }
-
-  #newInstance() {
-    const bytes = [...crypto.getRandomValues(new Uint8Array(12))];
-    this.#instance = bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("");
-    this.#attempt = this.#sent = 0;
-    this.#nextSeq = 1;
-    this.#joined = this.#expired = this.#renumber = false;
-  }
-
-  // --- the page, timers, events ----------------------------------------------------------------
-
-  #listen() {
-    const { window } = this.#o;
-    if (this.#page || !window?.addEventListener) return;
-    this.#page = new AbortController();
-    const { signal } = this.#page;
-    const wake = () => ["waiting", "parked"].includes(this.#state) && this.connect();
-    const visible = () => window.document.visibilityState === "visible" && wake();
-    window.addEventListener("online", wake, { signal });
-    window.addEventListener("pageshow", ({ persisted }) => persisted && wake(), { signal });
-    window.document?.addEventListener("visibilitychange", visible, { signal });
-    window.addEventListener("pagehide", () => { // an open socket keeps a page out of the cache
-      for (const link of [this.#next, this.#link]) {
-        if (link) this.#drop(link, CLOSE_CODES.SUSPENDED, "page hidden");
-      }
-    }, { signal });
-  }
-
-  #start(name, delay, call) {
-    this.#stop(name);
-    this.#timers.set(name, this.#o.setTimeout(() => (this.#timers.delete(name), call()), delay));
-  }
-
-  #stop(name) {
-    this.#o.clearTimeout(this.#timers.get(name));
-    this.#timers.delete(name);
-  }
-
-  #setState(to) {
-    const from = this.#state;
-    this.#state = to;
-    if (from !== to) this.#emit("state", { from, to });
-  }
-
-  #emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { connected, message, outcome, sent, setUp, welcome } from "./fakes.mjs";
+import { connected, message, outcome, setUp, welcome } from "./fakes.mjs";
 
 // --- reconnecting ------------------------------------------------------------------------------
 
@@ -18,17 +18,18 @@ test("tries grow apart, then it is parked, without end", () => {
   ]);
   last().lose();
   assert.equal(client.state, "parked");
+  assert.equal(of("parked").length, 4); // one for each time that it was
 });
 
 test("the random part is as wide as the server's window", () => {
   const { clock, last, of } = connected({ random: () => 0.5 });
   last().lose();
-  assert.deepEqual(of("retry"), [{ attempt: 0, delayMs: 1000 + 2500 }]);
+  assert.deepEqual(of("retry"), [{ attempt: 0, delayMs: 1000 + 2500, lane: "fast" }]);
   clock.pass(3500);
   last().welcome();
   clock.pass(5000);
   last().lose(1012);
-  assert.deepEqual(of("retry").at(-1), { attempt: 0, delayMs: 2500 });
+  assert.deepEqual(of("retry").at(-1), { attempt: 0, delayMs: 2500, lane: "fast" });
 });
 
 test("only five seconds of being welcomed start the count afresh", () => {
@@ -42,6 +43,20 @@ test("only five seconds of being welcomed start the count afresh", () => {
   clock.pass(4999);
   last().lose();
   assert.deepEqual(of("retry").map(({ attempt }) => attempt), [0, 1, 1]);
+});
+
+test("the last try is the end where that is wanted", () => {
+  const { client, clock, last, of, sockets } = setUp({ whenExhausted: "stop", maxRetries: 2 });
+  client.connect();
+  for (let each = 0; each < 2; each++) {
+    last().lose();
+    clock.pass(of("retry").at(-1).delayMs);
+  }
+  last().lose();
+  assert.equal(client.state, "closed");
+  assert.deepEqual(of("close").at(-1), { code: 1006, reason: "", final: true });
+  assert.equal(sockets.length, 3);
+  assert.equal(clock.pending, 0);
 });
 
 test("several endpoints are tried in turn", () => {
@@ -59,7 +74,7 @@ test("several endpoints are tried in turn", () => {
 test("a dial that hangs and a welcome that does not come are given up", () => {
   const { client, clock, sockets } = setUp();
   client.connect();
-  clock.pass(10000);
+  clock.pass(10100);
   assert.notEqual(sockets[0].closedWith, null);
   clock.pass(1000);
   sockets[1].open();
@@ -75,6 +90,24 @@ test("a silent server is left with 4001 after 14 s, and any frame counts", () =>
   assert.equal(sockets[0].closedWith, null);
   clock.pass(200);
   assert.equal(sockets[0].closedWith[0], 4001);
+});
+
+test("only a welcome counts before the welcome", () => {
+  const { client, clock, sockets } = setUp();
+  client.connect();
+  sockets[0].open();
+  for (let second = 0; second < 15; second += 5) {
+    sockets[0].say({ type: "news" });
+    clock.pass(5000);
+  }
+  clock.pass(100);
+  assert.equal(sockets[0].closedWith[0], 4001);
+});
+
+test("after 1013 it begins with the third delay", () => {
+  const { last, of } = connected();
+  last().lose(1013);
+  assert.deepEqual(of("retry"), [{ attempt: 2, delayMs: 4000, lane: "fast" }]);
 });
 
 test("what arrived while the machine slept is read before the timer is believed", () => {
@@ -94,7 +127,7 @@ test("late events of an old socket change nothing", () => {
   sockets[0].lose(1006);
   sockets[0].say(message(1));
   sockets[0].onopen();
-  assert.equal(client.state, "open");
+  assert.equal(client.state, "connected");
   assert.equal(client.lastSeq, 0);
   assert.deepEqual(sockets[0].take(), []);
 });
@@ -112,9 +145,12 @@ for (const code of [1006, 1011, 1012, 1013, 4102, 4201]) {
 for (const code of [4300, 4301, 4403]) {
   test(`the token is dropped and the loss is told after ${code}`, () => {
     const { clock, last, of } = connected();
+    last().say(message(1), message(2));
     last().lose(code);
     clock.pass(1000);
     last().welcome();
+    last().say(message(1, "of the new session"));
+    assert.equal(of("message").length, 3);
     assert.equal("session_token" in last().sent[0], false);
     assert.deepEqual(of("gap").map(({ reason }) => reason), ["expired"]);
   });
@@ -133,6 +169,19 @@ test("the third refusal in a row drops the token", () => {
     last().lose(); // a dial that did not get as far as its hello
   }
   assert.deepEqual(offered, [true, true, true, false]);
+});
+
+test("refusals before a welcome do not count after it", () => {
+  const { clock, last, of } = connected();
+  const lose = (code) => {
+    last().lose(code);
+    clock.pass(of("retry").at(-1).delayMs);
+    last().open();
+  };
+  for (const code of [1006, 1002, 1002]) lose(code);
+  last().say(welcome({ resumed: true, session_token: null }));
+  for (const code of [1006, 1008, 1008]) lose(code);
+  assert.equal(last().sent[0].session_token, "token");
 });
 
 // --- the end -----------------------------------------------------------------------------------
@@ -178,121 +227,14 @@ test("superseded by itself it goes on", () => {
   last().lose(4501);
   clock.pass(1000);
   last().welcome();
-  assert.equal(client.state, "open");
-});
-
-// --- make before break -------------------------------------------------------------------------
-
-const drain = { type: "drain", reconnect_in: 500, close_in: 9000, reason: "deploy" };
-
-test("at its slot it waits for acks, sends nothing new, and moves to the next endpoint", () => {
-  const { client, clock, sockets, of } = connected({}, ["ws://a/", "ws://b/"]);
-  client.send("before");
-  sockets[0].take();
-  sockets[0].say(drain);
-  assert.deepEqual(of("draining"), [{ reconnectIn: 500, closeIn: 9000, reason: "deploy" }]);
-  clock.pass(500);
-  client.send("during");
-  assert.deepEqual(sockets[0].take(), []);
-  assert.equal(sockets.length, 1);
-  sockets[0].say({ type: "ack", seq: 1 });
-  assert.equal(sockets[1].url, "ws://b/");
-  sockets[0].say(message(1, "from the old one"));
-  sockets[1].open();
-  assert.equal(client.state, "open");
-  sockets[1].say(welcome({ resumed: true, session_token: null, last_client_seq: 1 }));
-  assert.equal(sockets[0].closedWith[0], 4000);
-  sockets[0].say(message(2, "late"));
-  sockets[1].say(message(1, "a copy"), message(2, "from the new one"));
-  assert.deepEqual(of("message").map(({ data }) => data), ["from the old one", "from the new one"]);
-  assert.deepEqual(sent(sockets[1]).at(-1), [2, "during"]);
-  assert.equal(client.endpoint, "ws://b/");
-});
-
-test("nothing is acknowledged while the next connection's hello is on its way", () => {
-  const { clock, sockets } = connected();
-  sockets[0].say({ ...drain, reconnect_in: 0 });
-  clock.pass(0);
-  sockets[1].open();
-  sockets[0].say(message(1), { type: "ping", sent_at: 1 });
-  clock.pass(2000);
-  assert.deepEqual(sockets[0].take(), [{ type: "pong", sent_at: 1 }]);
-  sockets[1].lose();
-  sockets[0].say({ type: "ping", sent_at: 2 });
-  assert.deepEqual(sockets[0].take(), [{ type: "pong", sent_at: 2, seq: 1 }]);
-});
-
-test("it leaves four seconds before the server closes, whatever is unacknowledged", () => {
-  const { client, clock, sockets } = connected();
-  client.send("x");
-  sockets[0].say(drain);
-  clock.pass(4999);
-  assert.equal(sockets.length, 1);
-  clock.pass(1);
-  assert.equal(sockets.length, 2);
-});
-
-test("refused it stays, sends on, and tries again", () => {
-  const { client, clock, sockets } = connected();
-  sockets[0].say({ ...drain, reconnect_in: 0 });
-  clock.pass(0);
-  sockets[1].lose();
-  client.send("x");
-  assert.deepEqual(sent(sockets[0]), [[1, "x"]]);
-  sockets[0].say({ type: "ack", seq: 1 });
-  clock.pass(1000);
-  sockets[2].welcome();
-  assert.equal(client.state, "open");
-});
-
-test("an old connection that ends while the new one is dialled costs no back-off", () => {
-  const { client, clock, sockets, of } = connected();
-  sockets[0].say({ ...drain, reconnect_in: 0 });
-  clock.pass(0);
-  sockets[0].lose(1012);
-  assert.equal(client.state, "connecting");
-  sockets[1].welcome();
-  assert.equal(client.state, "open");
-  assert.deepEqual(of("retry"), []);
-});
-
-// --- the page ----------------------------------------------------------------------------------
-
-test("a page that is hidden away closes 4000 at once and comes back with its session", () => {
-  const { client, page, sockets } = connected();
-  page.dispatchEvent(new Event("pagehide"));
-  assert.equal(sockets[0].closedWith[0], 4000);
-  assert.equal(client.state, "waiting");
-  page.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
-  sockets[1].open();
-  assert.equal(sockets[1].sent[0].session_token, "token");
-});
-
-test("online and visible dial at once", () => {
-  const { page, last, sockets } = connected();
-  last().lose();
-  page.dispatchEvent(new Event("online"));
-  assert.equal(sockets.length, 2);
-  last().lose();
-  page.document.visibilityState = "hidden";
-  page.document.dispatchEvent(new Event("visibilitychange"));
-  assert.equal(sockets.length, 2);
-  page.document.visibilityState = "visible";
-  page.document.dispatchEvent(new Event("visibilitychange"));
-  assert.equal(sockets.length, 3);
-});
-
-test("a closed client hears nothing of the page", () => {
-  const { client, page, sockets } = connected();
-  client.close();
-  page.dispatchEvent(new Event("online"));
-  assert.equal(sockets.length, 1);
+  assert.equal(client.state, "connected");
 });
 
 test("messages behind the one whose listener cut the connection come again", () => {
   const { client, last, of } = connected();
   client.addEventListener("message", () => client.cut(), { once: true });
-  last().say(message(1), message(2));
+  last().say(message(1), message(2), welcome({ resumed: true }));
+  assert.equal(client.state, "waiting");
   assert.equal(client.lastSeq, 1);
   assert.equal(of("message").length, 1);
 });

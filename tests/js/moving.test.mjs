@@ -1,0 +1,108 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { connected, message, outcome, sent, take, welcome } from "./fakes.mjs";
+
+const drain = { type: "drain", reconnect_in: 500, close_in: 9000, reason: "deploy" };
+
+test("at its slot it waits for acks, sends nothing new, and moves to the next endpoint", () => {
+  const { client, clock, sockets, of } = connected({}, ["ws://a/", "ws://b/"]);
+  client.send("before");
+  sockets[0].take();
+  sockets[0].say(drain);
+  assert.deepEqual(of("draining"), [{ reconnectIn: 500, closeIn: 9000, reason: "deploy" }]);
+  clock.pass(500);
+  client.send("during");
+  assert.deepEqual(sockets[0].take(), []);
+  assert.equal(sockets.length, 1);
+  sockets[0].say({ type: "ack", seq: 1 });
+  assert.equal(sockets[1].url, "ws://b/");
+  sockets[0].say(message(1, "from the old one"));
+  sockets[1].open();
+  assert.equal(client.state, "draining");
+  sockets[1].say(welcome({ resumed: true, session_token: null, last_client_seq: 1 }));
+  assert.equal(sockets[0].closedWith[0], 4000);
+  sockets[0].say(message(2, "late"));
+  sockets[1].say(message(1, "a copy"), message(2, "from the new one"));
+  assert.deepEqual(of("message").map(({ data }) => data), ["from the old one", "from the new one"]);
+  assert.deepEqual(sent(sockets[1]).at(-1), [2, "during"]);
+  assert.equal(client.endpoint, "ws://b/");
+});
+
+test("nothing is acknowledged while the next connection's hello is on its way", () => {
+  const { clock, sockets } = connected();
+  sockets[0].say({ ...drain, reconnect_in: 0 });
+  clock.pass(0);
+  sockets[1].open();
+  sockets[0].say(message(1), { type: "ping", sent_at: 1 });
+  clock.pass(2000);
+  assert.deepEqual(sockets[0].take(), [{ type: "pong", sent_at: 1 }]);
+  sockets[1].lose();
+  sockets[0].say({ type: "ping", sent_at: 2 });
+  assert.deepEqual(sockets[0].take(), [{ type: "pong", sent_at: 2, seq: 1 }]);
+});
+
+test("what the old connection brought meanwhile is acknowledged when its copy comes", () => {
+  const { clock, sockets } = connected();
+  sockets[0].say({ ...drain, reconnect_in: 0 });
+  clock.pass(0);
+  sockets[1].open();
+  sockets[0].say(message(1));
+  sockets[1].say(welcome({ resumed: true, session_token: null }), { type: "ping", sent_at: 1 });
+  assert.deepEqual(take(sockets[1], "pong"), [{ type: "pong", sent_at: 1 }]);
+  sockets[1].say(message(1));
+  clock.pass(1000);
+  assert.deepEqual(take(sockets[1], "ack"), [{ type: "ack", seq: 1 }]);
+});
+
+test("it leaves four seconds before the server closes, whatever is unacknowledged", () => {
+  const { client, clock, sockets } = connected();
+  client.send("x");
+  sockets[0].say(drain);
+  clock.pass(4999);
+  assert.equal(sockets.length, 1);
+  clock.pass(1);
+  assert.equal(sockets.length, 2);
+});
+
+test("refused it stays, sends on, and tries again", () => {
+  const { client, clock, sockets } = connected();
+  sockets[0].say({ ...drain, reconnect_in: 0 });
+  clock.pass(0);
+  sockets[1].lose();
+  client.send("x");
+  assert.deepEqual(sent(sockets[0]), [[1, "x"]]);
+  sockets[0].say({ type: "ack", seq: 1 });
+  clock.pass(1000);
+  sockets[2].welcome();
+  assert.equal(client.state, "connected");
+});
+
+test("refused as another one it fails what waits, and numbers go on where they were", async () => {
+  const { client, clock, sockets } = connected();
+  const sends = [..."abcdef"].map((data) => client.send(data)); // four of them are on their way
+  sockets[0].take();
+  sockets[0].say({ ...drain, reconnect_in: 0, close_in: 4000 });
+  clock.pass(0);
+  sockets[1].open();
+  sockets[1].lose(4403);
+  for (const send of sends) assert.deepEqual(await outcome(send), { error: "other_identity" });
+  const send = client.send("g");
+  assert.deepEqual(sent(sockets[0]), [[5, "g"]]);
+  sockets[0].say({ type: "ack", seq: 4, results: { 4: "D" } });
+  assert.equal(await outcome(send), "pending");
+  sockets[0].say({ type: "ack", seq: 5, results: { 5: "G" } });
+  assert.deepEqual(await outcome(send), { value: "G" });
+});
+
+test("an old connection that ends while the new one is dialled costs no back-off", () => {
+  const { client, clock, sockets, of } = connected();
+  sockets[0].say({ ...drain, reconnect_in: 0 });
+  clock.pass(0);
+  sockets[0].lose(1012);
+  assert.equal(client.state, "connecting");
+  sockets[1].welcome();
+  assert.equal(client.state, "connected");
+  assert.deepEqual(of("retry"), []);
+});
+
