@@ -11,6 +11,7 @@ import pytest
 from django.core.management import BaseCommand, CommandError, call_command
 
 from graceful_ws.management.commands.soak import CLIENTS_A_SECOND, Command
+from tests.client.peers import Visit, serving
 from tests.soak.running import Running
 from tests.support.commands import environment
 from tests.support.processes import ROOT
@@ -131,18 +132,20 @@ async def test_consumer_that_does_not_echo_fails_with_a_hint(
     assert re.match(r"CommandError: Not all is well: \d+ lost.*EchoConsumer", last)
 
 
-async def test_second_ctrl_c_stops_at_once(make_site: Callable[..., Site]) -> None:
-    site = await site_of(make_site)
-    async with soaking(site, "--settle", "300") as soak:
-        await soak.says(r"3 connected, 0 resumes; sent [1-9]")
-        site.node.signal(signal.SIGSTOP)  # so that there is something to wait for
-        try:
-            soak.signal(signal.SIGINT)
-            await soak.says("settling")
+async def test_second_ctrl_c_stops_at_once() -> None:
+    async def script(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.read("message")
+        soak.signal(signal.SIGINT)  # there is an outcome to wait for
+        await visit.gone()
+
+    env = environment("sqlite:///:memory:")
+    async with serving(script) as peer:
+        running = Running("-m", "django", "soak", peer.url, "--clients", "1", env=env)
+        async with running as soak:
+            await soak.says("settling 0/60 s: 1 connected")
             soak.signal(signal.SIGINT)
             assert await soak.ends(within=5) == 130
-        finally:
-            site.node.signal(signal.SIGCONT)
     assert soak.out == ""
     assert "Stopped" in soak.err.splitlines()[-1]
 

@@ -15,6 +15,7 @@ from graceful_ws.core.endpoints import Endpoints
 from graceful_ws.core.retry import Backoff
 
 from .connector import Connector
+from .dialer import Dialer
 from .errors import Nacked, RequestTimeout, SessionLost
 from .events import (
     Disconnected,
@@ -28,9 +29,9 @@ from .events import (
 )
 from .known import Known
 from .outcomes import Outcomes
-from .probing import Prober, tls_of
+from .probing import prober_for
 from .session import ClientSession
-from .socket import SocketOptions
+from .socket import SocketOptions, check_url
 
 logger = logging.getLogger("graceful_ws.client")
 
@@ -91,9 +92,11 @@ class GracefulClient(Known):
         self.urls = (urls,) if isinstance(urls, str) else tuple(urls)
         if not self.urls:
             raise ValueError("at least one URL is needed")
+        for url in self.urls:
+            check_url(url)
         arguments = {"max_size": MAX_SIZE, **(websockets or {})}
         endpoints = Endpoints(self.urls, random, breakers)
-        prober = None if probe is None else Prober(endpoints, probe, tls_of(arguments))
+        prober = None if probe is None else prober_for(endpoints, probe, arguments)
 
         def options() -> SocketOptions:
             fresh = headers() if callable(headers) else headers
@@ -107,13 +110,11 @@ class GracefulClient(Known):
         self._changed = asyncio.Event()  # anything that somebody may wait for
         self._connector = Connector(
             self.session,
-            endpoints,
-            options,
+            Dialer(self.session, endpoints, options, prober, random),
             self._hear,
             backoff=backoff or Backoff(),
             random=random,
             window=reconnect_window,
-            prober=prober,
         )
 
     # --- opening and closing ------------------------------------------------------------------
@@ -146,8 +147,10 @@ class GracefulClient(Known):
         fail with SessionLost. Nothing of the client is left when it returns."""
         if self._connector.end is None:
             self._connector.end = SessionLost(CloseCode.NORMAL, reason or "closed")
+        try:
             await self._connector.bye(reason)
-        await self._connector.stop(CloseCode.NORMAL, reason)
+        finally:  # also when the wait for the server's answer is cancelled
+            await self._connector.stop(CloseCode.NORMAL, reason)
 
     async def suspend(self) -> None:
         """Closes 4000: the session stays on the server, and ``start`` goes on with it."""
@@ -180,6 +183,7 @@ class GracefulClient(Known):
         what ``send`` raises.
         """
         self._connector.check_circuit()
+        url = self._connector.current
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         message = None
@@ -190,7 +194,7 @@ class GracefulClient(Known):
         except TimeoutError:
             sent = message is not None and not self.session.withdraw(message)
             if sent:
-                self._connector.answered(False)
+                self._connector.answered(url, False)
             raise RequestTimeout(timeout, sent) from None
         except asyncio.CancelledError:
             if message is not None:
@@ -198,7 +202,7 @@ class GracefulClient(Known):
             raise
         finally:
             self._changed.set()  # there may be room
-        self._connector.answered(True)
+        self._connector.answered(url, True)
         return result
 
     async def _queue(self, data: Any, tries: int | None = None) -> Outgoing:
@@ -266,7 +270,7 @@ class GracefulClient(Known):
                 self._handed(event)
         elif isinstance(event, MessageAcknowledged):
             self._outcomes.settle(event.message, event.result)
-        elif isinstance(event, MessageNacked) and not event.retry:
+        elif isinstance(event, MessageNacked) and (not event.retry or event.message.is_spent):
             self._outcomes.fail(event.message, Nacked(event.code, event.detail))
         elif isinstance(event, Disconnected) and len(self._messages) > UNREAD_MESSAGES:
             self._messages = deque(self.session.forget(self._messages))

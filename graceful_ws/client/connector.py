@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from graceful_ws.core.breaker import BreakerState
 from graceful_ws.core.client_states import TRANSITIONS, ClientState
 from graceful_ws.core.close_codes import Advice, CloseCode, advice
-from graceful_ws.core.endpoints import PROBE_EVERY, PROBE_JITTER, Endpoints, EndpointStatus
-from graceful_ws.core.retry import Backoff
+from graceful_ws.core.retry import OVERLOADED_ATTEMPT, Backoff
 
+from .dialer import Dialer, now
 from .errors import CircuitOpen, RetriesExhausted, SessionLost
 from .events import (
     Disconnected,
@@ -26,13 +25,12 @@ from .events import (
     Welcomed,
 )
 from .migration import Migration
-from .probing import Prober
 from .session import ClientSession
-from .socket import Ended, Socket, SocketOptions
+from .socket import Ended, Socket
 
 logger = logging.getLogger("graceful_ws.client")
 
-OVERLOADED_ATTEMPT = 2  # after 1013 the back-off begins here
+LOOK_AGAIN = 1.0  # seconds, about, between two looks at breakers that others share
 CLOSE_TIMEOUT = 10.0  # seconds that a bye waits for the server's close
 
 
@@ -45,17 +43,16 @@ class Connector:
     def __init__(
         self,
         session: ClientSession,
-        endpoints: Endpoints,
-        options: Callable[[], SocketOptions],
+        dialer: Dialer,
         hear: Callable[[Event], None],
         *,
         backoff: Backoff,
         random: Callable[[], float],
         window: float | None,
-        prober: Prober | None,
     ) -> None:
         self.session = session
-        self.endpoints = endpoints
+        self.dialer = dialer
+        self.endpoints = dialer.endpoints
         self.backoff = backoff
         self.random = random
         self.state = ClientState.DISCONNECTED
@@ -64,13 +61,11 @@ class Connector:
         self.resumes = 0
         self.refused = 0  # tries that ended before a WebSocket was open
         self.close_codes: Counter[int] = Counter()  # of the WebSockets that were open
-        self._options = options
         self._hear = hear
         self._fixed_window = window
         self._window = 1.0  # until a server announces one
-        self._last_url = endpoints.urls[0]  # dialled last
-        self._prober = prober
-        self._probing: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Lock()
+        self._hurried = 0  # moves in a row of connections that were told to soon after the welcome
         self._retired: set[asyncio.Task[Any]] = set()
         self._migration: Migration | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -86,13 +81,6 @@ class Connector:
     def current(self) -> str | None:
         """The endpoint of the connection; None without one."""
         return None if self.session.link is None or self.socket is None else self.socket.url
-
-    @property
-    def rtt(self) -> float | None:
-        return self.endpoints.rtt(self.current or self._last_url)
-
-    def status(self) -> list[EndpointStatus]:
-        return self.endpoints.status(_now(), self.current)
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -111,14 +99,16 @@ class Connector:
 
     def check_circuit(self) -> None:
         """Raises CircuitOpen when there is no connection, and no endpoint may be dialled."""
-        if self.session.link is None and (wait := self.endpoints.retry_after(_now())) > 0:
-            raise CircuitOpen(wait)
+        if self.session.link is None and self.state is not ClientState.CONNECTING:
+            wait = self.endpoints.retry_after(now())
+            if wait > 0:
+                raise CircuitOpen(wait)
 
-    def answered(self, in_time: bool) -> None:
+    def answered(self, url: str | None, in_time: bool) -> None:
         """The endpoint took a request, and answered it in time or not."""
-        if self.current is not None:
-            breaker = self.endpoints.breaker(self.current)
-            breaker.succeeded(_now()) if in_time else breaker.failed(_now())
+        if url is not None and url == self.current:
+            breaker = self.endpoints.breaker(url)
+            breaker.succeeded(now()) if in_time else breaker.failed(now())
 
     async def bye(self, reason: str) -> None:
         """Ends the session on the server, if there is a connection to say so on."""
@@ -131,13 +121,17 @@ class Connector:
             await asyncio.wait([socket.task], timeout=CLOSE_TIMEOUT)
 
     async def stop(self, code: int, reason: str) -> None:
-        """Closes what is open; no task or timer is left when it returns."""
-        tasks = [task for task in (self._supervisor, self._probing) if task is not None]
-        self._supervisor = self._probing = None
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        """Closes what is open; no task or timer is left when it returns. Whoever starts anew
+        meanwhile waits for it."""
+        async with self._stopping:
+            await self._stop(code, reason)
+
+    async def _stop(self, code: int, reason: str) -> None:
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.wait([supervisor])
+        await self.dialer.stop_probing()
         await self._stop_moving()
         socket = self.socket
         if socket is not None:
@@ -158,10 +152,14 @@ class Connector:
     # --- the supervisor -----------------------------------------------------------------------
 
     async def _run(self) -> None:
+        async with self._stopping:
+            pass  # the one before is still being closed
         try:
             await self._connect_and_wait()
+            await self.dialer.stop_probing()
         except Exception as error:
-            # Nothing that another try would change: a bad URL, or headers() raised.
+            # Nothing that another try would change: bad arguments, or headers() raised.
+            self.endpoints.abandoned(self.dialer.last_url, now())
             logger.exception("the client cannot go on")
             self.end = SessionLost(CloseCode.ABNORMAL, repr(error))
             self.socket = None
@@ -170,24 +168,22 @@ class Connector:
     async def _connect_and_wait(self) -> None:
         attempt = -1  # the first dial is no retry
         while True:
-            self._dial_now.clear()
-            if (blocked := self.endpoints.retry_after(_now())) > 0:
-                attempt = await self._wait(ClientState.PARKED, max(0, attempt), blocked)
-                continue
+            await self._until_allowed(max(0, attempt))
             self.set_state(ClientState.CONNECTING)
-            url = await self.choose()
-            if url is None:  # another client was faster, with shared breakers
+            await self.dialer.prepare()
+            self.socket = self.dialer.dial(self.received_from)
+            if self.socket is None:  # another client was faster, with shared breakers
                 continue
-            self.socket = self.dial(url)
             socket, ended = await self._live()
             if self.end is not None:
                 self._ended(socket, ended, final=True)
+                self.set_state(ClientState.CLOSED)
                 return  # it was a bye
             attempt = max(0, self.backoff.next_attempt(attempt, ended.welcomed_for))
             if ended.code == CloseCode.TRY_AGAIN_LATER:
                 attempt = max(attempt, OVERLOADED_ATTEMPT)
             delay: float | None = None
-            if advice(ended.code) is Advice.STOP and not socket.link.superseded_by_self:
+            if self._stops(socket, ended):
                 self.end = SessionLost(ended.code, ended.reason)
             else:
                 delay = self._delay(attempt, ended)
@@ -203,13 +199,26 @@ class Connector:
 
     async def _wait(self, state: ClientState, attempt: int, delay: float) -> int:
         """Until the next try, whose number it returns: -1 when it was asked for."""
+        self._dial_now.clear()
         self.set_state(state)
         self._hear(RetryScheduled(attempt, delay))
+        await asyncio.sleep(0)  # the loop has its turn, whoever asks for it at once
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._dial_now.wait()
             return -1
         return attempt
+
+    async def _until_allowed(self, attempt: int) -> None:
+        """Waits in the slow lane while all breakers are open. One that another client shares may
+        close at any time, and then not everybody comes at once."""
+        wait = self.endpoints.retry_after(now())
+        if wait <= 0:
+            return
+        self.set_state(ClientState.PARKED)
+        self._hear(RetryScheduled(attempt, wait))
+        while (wait := self.endpoints.retry_after(now())) > 0:  # noqa: ASYNC110  (pure: no event)
+            await asyncio.sleep(min(wait, LOOK_AGAIN * (0.5 + self.random())))
 
     def _delay(self, attempt: int, ended: Ended) -> float | None:
         """Seconds until the next try; None: no other."""
@@ -229,23 +238,28 @@ class Connector:
             socket = self.socket
             assert socket is not None
             await asyncio.wait([socket.task])
-            if self.socket is socket and self._migration is not None:
-                migration, self._migration = self._migration, None
-                await migration.settle()  # its hello may be on its way
-            if self.socket is socket:
-                return socket, socket.ended
+            if self.socket is not socket:
+                continue
+            ended = socket.ended
+            successor = None if self._stops(socket, ended) else self._take_successor()
+            if successor is None:
+                await self._stop_moving()
+                return socket, ended
+            self._ended(socket, ended, final=False)
+            self.socket = successor  # its hello may be on its way
+            self.set_state(ClientState.CONNECTING)
 
-    async def choose(self, besides: str | None = None) -> str | None:
-        """The endpoint to dial; ``besides``: from which to go away. None: all breakers are open."""
-        unmeasured = self.endpoints.unmeasured(_now(), besides)
-        if unmeasured and self._prober is not None:
-            await self._prober.race(unmeasured)
-        return self.endpoints.choose(_now(), besides)
+    def _stops(self, socket: Socket, ended: Ended) -> bool:
+        """Whether nothing may come after it."""
+        stop = advice(ended.code) is Advice.STOP and not socket.link.superseded_by_self
+        return stop or self.end is not None
 
-    def dial(self, url: str) -> Socket:
-        """A new socket for the session. Its end is reported to the endpoints."""
-        self._last_url = url
-        return Socket(url, self.session.connect(), self._options(), self._received)
+    def _take_successor(self) -> Socket | None:
+        if self._migration is None:
+            return None
+        migration, self._migration = self._migration, None
+        self._retire(migration.task)
+        return migration.surrender()
 
     def _ended(self, socket: Socket, ended: Ended, *, final: bool) -> None:
         """The current socket is gone."""
@@ -254,21 +268,23 @@ class Connector:
         self._hear(Disconnected(ended.code, ended.reason, final))
 
     def candidate_ended(self, socket: Socket) -> None:
-        """A successor was not welcomed; the current socket stays."""
+        """A successor was not welcomed; the current socket stays, unless the session is lost."""
         self._forget(socket, socket.ended)
+        if self.socket is not None and not self.socket.link.is_current:
+            self.socket.close(CloseCode.SUSPENDED, "the session is lost")
 
     def _forget(self, socket: Socket, ended: Ended) -> None:
         if ended.opened:
             self.close_codes[ended.code] += 1
         else:
             self.refused += 1
-        self.endpoints.ended(socket.url, ended.code, ended.welcomed_for is not None, _now())
-        for event in socket.link.closed(ended.code, _now()):
+        self.endpoints.ended(socket.url, ended.code, ended.welcomed_for is not None, now())
+        for event in socket.link.closed(ended.code, now()):
             self._hear(event)
 
     # --- events -------------------------------------------------------------------------------
 
-    def _received(self, socket: Socket, events: list[Event]) -> None:
+    def received_from(self, socket: Socket, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, Welcomed):
                 self._welcomed(socket, event)
@@ -286,32 +302,20 @@ class Connector:
         old, self.socket = self.socket, socket
         if old is not None and old is not socket:
             old.close(CloseCode.SUSPENDED, "moved to another connection")
-            self.endpoints.ended(old.url, CloseCode.SUSPENDED, True, _now())
-            self._retired.add(old.task)
+            self.endpoints.ended(old.url, CloseCode.SUSPENDED, True, now())
             self._retire(old.task)
         if self._migration is not None:
             self._retire(self._migration.task)
             self._migration = None
-        self.endpoints.welcomed(socket.url, _now())
+        self.endpoints.welcomed(socket.url, now())
         socket.link.ping()
-        if self._probing is None and self._prober is not None and len(self.endpoints.urls) > 1:
-            probing = self._probe_others(self._prober)
-            self._probing = asyncio.create_task(probing, name="probe endpoints")
+        self.dialer.keep_probing(lambda: self.current)
         self.set_state(ClientState.CONNECTED)
 
     def _measured(self, socket: Socket, event: RoundTrip) -> None:
         self.endpoints.measured(socket.url, event.seconds)
-        breaker = self.endpoints.breaker(socket.url)
-        if event.own and breaker.state(_now()) is BreakerState.HALF_OPEN:
-            breaker.succeeded(_now())
+        if event.own and self.endpoints.proved(socket.url, now()):
             socket.link.ping()
-
-    async def _probe_others(self, prober: Prober) -> None:
-        """Keeps the round trips of those without a connection, for the next choice."""
-        while True:
-            await asyncio.sleep(PROBE_EVERY * (1 - PROBE_JITTER + 2 * PROBE_JITTER * self.random()))
-            others = [url for url in self.endpoints.urls if url != self.current]
-            await prober.measure(others)
 
     def _retire(self, task: asyncio.Task[Any]) -> None:
         """It ends by itself, soon."""
@@ -323,14 +327,21 @@ class Connector:
         if self._migration is None:
             assert self.socket is not None
             self.endpoints.put_aside(self.socket.url)
-            self._migration = Migration(self, event)
+            self._migration = Migration(self, event, not_before=self._hurry(self.socket))
+
+    def _hurry(self, socket: Socket) -> float:
+        """Seconds to stay at least. Servers that welcome and tell to move must not make a client
+        dial as fast as they answer."""
+        lived = now() - (socket.welcomed_at or now())
+        if lived >= self.backoff.min_uptime:
+            self._hurried = 0
+            return 0.0
+        self._hurried += 1
+        attempt = min(self._hurried, self.backoff.max_retries) - 1
+        return self.backoff.delay(attempt, self.random, self.window) or 0.0
 
     def set_state(self, state: ClientState) -> None:
         if state is not self.state:
             assert state in TRANSITIONS[self.state], f"{self.state} to {state}"
             old, self.state = self.state, state
             self._hear(StateChanged(old, state))
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -8,6 +8,7 @@ from graceful_ws.core.client_states import ClientState
 from graceful_ws.core.endpoints import EndpointStatus
 
 from .connector import Connector
+from .dialer import now
 from .session import ClientSession
 
 
@@ -41,7 +42,7 @@ class Known:
     @property
     def endpoints(self) -> list[EndpointStatus]:
         """What is known of each URL: its round trip, its circuit breaker."""
-        return self._connector.status()
+        return self._connector.endpoints.status(now(), self.endpoint)
 
     @property
     def last_seq(self) -> int:
@@ -52,7 +53,8 @@ class Known:
     def rtt(self) -> float | None:
         """Round trip to the current endpoint, or the last one, in seconds: a moving average. None
         until one was measured."""
-        return self._connector.rtt
+        url = self.endpoint or self._connector.dialer.last_url
+        return self._connector.endpoints.rtt(url)
 
     @property
     def resumes(self) -> int:

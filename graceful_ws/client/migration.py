@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
+from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.core.retry import OVERLOADED_ATTEMPT
+
+from .dialer import now
 from .events import Draining
-from .socket import Socket
+from .socket import Ended, Socket
 
 if TYPE_CHECKING:
     from .connector import Connector
+
+logger = logging.getLogger("graceful_ws.client")
 
 MARGIN = 4.0  # seconds before the server closes, at which what is unacknowledged is left behind
 
@@ -23,22 +30,19 @@ class Migration:
     next try comes after the back-off, as long as the old connection lasts.
     """
 
-    def __init__(self, connector: Connector, drain: Draining) -> None:
+    def __init__(self, connector: Connector, drain: Draining, *, not_before: float = 0.0) -> None:
         self._connector = connector
         loop = asyncio.get_running_loop()
-        self._slot = loop.time() + drain.reconnect_in
+        self._slot = loop.time() + max(drain.reconnect_in, not_before)
         self._leave_by = max(self._slot, loop.time() + drain.close_in - MARGIN)
         self._candidate: Socket | None = None
         self.task = asyncio.create_task(self._run(), name="move to another connection")
 
-    async def settle(self) -> None:
-        """The old connection is gone: waits for a successor that is being dialled, if any. Nothing
-        of it is left when the wait is cancelled."""
-        try:
-            if self._candidate is not None:
-                await self._candidate.settled.wait()
-        finally:
-            await self.stop()
+    def surrender(self) -> Socket | None:
+        """Ends it, soon. A successor that is being dialled is the caller's from now on."""
+        candidate, self._candidate = self._candidate, None
+        self.task.cancel()
+        return candidate
 
     async def stop(self) -> None:
         """Ends it, and a successor that is not welcomed."""
@@ -51,24 +55,31 @@ class Migration:
         attempt = 0
         await asyncio.sleep(self._slot - loop.time())
         while True:
+            ended: Ended | None = None
             moved = False
-            session.holding = True
             try:
+                await connector.dialer.prepare(connector.current)
+                session.holding = True
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(self._leave_by):
                         await self._quiet()
-                moved = await self._try()
+                moved, ended = await self._try()
+            except Exception:
+                logger.exception("a move to another connection failed")
             finally:
                 if not moved:
                     session.holding = False
                     connector.wake()
             if moved:
                 return
+            retry_after = 0.0 if ended is None else ended.retry_after
+            if ended is not None and ended.code == CloseCode.TRY_AGAIN_LATER:
+                attempt = max(attempt, OVERLOADED_ATTEMPT)
             delay = connector.backoff.delay(attempt, connector.random, connector.window)
             if delay is None:
                 return
             attempt += 1
-            await asyncio.sleep(delay)
+            await asyncio.sleep(max(delay, retry_after))
 
     async def _quiet(self) -> None:
         """Returns when nothing that was sent is unacknowledged."""
@@ -76,20 +87,23 @@ class Migration:
             self._connector.received.clear()
             await self._connector.received.wait()
 
-    async def _try(self) -> bool:
-        """Dials once; True when the successor is welcomed."""
-        connector, loop = self._connector, asyncio.get_running_loop()
-        url = await connector.choose(besides=connector.current)
-        if url is None:
-            return False
-        candidate = self._candidate = connector.dial(url)
+    async def _try(self) -> tuple[bool, Ended | None]:
+        """Dials once: whether the successor is welcomed, and how it ended if not."""
+        connector = self._connector
+        candidate = connector.dialer.dial(connector.received_from, connector.current)
+        if candidate is None:
+            return False, None
+        self._candidate = candidate
         try:
             await candidate.settled.wait()
         finally:
-            self._candidate = None
-            if not candidate.settled.is_set():
+            ours, self._candidate = self._candidate is candidate, None
+            if ours and not candidate.settled.is_set():
                 await candidate.give_up()
-                connector.endpoints.breaker(url).abandoned(loop.time())
-            elif candidate.welcomed_at is None:
-                connector.candidate_ended(candidate)
-        return candidate.welcomed_at is not None
+                connector.endpoints.abandoned(candidate.url, now())
+        if candidate.welcomed_at is not None:
+            return True, None
+        if not ours:
+            return False, None
+        connector.candidate_ended(candidate)
+        return False, candidate.ended

@@ -330,3 +330,4 @@ class ClientSession:
             self._expired = self.own.position.seq + 1
         self.token = None
         self._joined = False
+        self.link = None  # also one that still works: what goes on there is another's

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
 from websockets.typing import Origin, Subprotocol
+from websockets.uri import parse_uri
 
 from graceful_ws.core.close_codes import CloseCode, cut_reason
 from graceful_ws.core.frames import SUBPROTOCOL
@@ -263,6 +264,14 @@ class Socket:
         if error.sent is not None:  # the library found fault with what came
             return int(CloseCode.SUSPENDED), error.sent.reason
         return ABNORMAL, "lost without a close frame"
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError for what is no WebSocket URL (RFC 6455, 3)."""
+    try:
+        parse_uri(url)
+    except (InvalidURI, ValueError) as error:
+        raise ValueError(f"{url!r} is no ws:// or wss:// URL: {error}") from None
 
 
 def _seconds(values: list[str]) -> float:

@@ -54,6 +54,7 @@ class Endpoints:
         self._rtts: dict[str, float] = {}
         self._probed: set[str] = set()  # those whose round trip is that of probes
         self._aside: dict[str, None] = {}  # in order of time
+        self._trials: set[str] = set()  # those that this client tries while they are half open
         self._breakers = {} if breakers is None else breakers
         for url in self.urls:
             if url not in self._breakers:
@@ -93,8 +94,20 @@ class Endpoints:
             self.put_aside(url)
         if code in FAILURE_CODES:
             self._breakers[url].failed(now)
-        else:
+        self.abandoned(url, now)
+
+    def abandoned(self, url: str, now: float) -> None:
+        """A try is over, or was given up. Of a half-open endpoint only the one who tried it may
+        let the next one try."""
+        if url in self._trials:
+            self._trials.discard(url)
             self._breakers[url].abandoned(now)
+
+    def proved(self, url: str, now: float) -> bool:
+        """An answer came at once. True if the endpoint is half open: another one is wanted."""
+        if self._breakers[url].state(now) is BreakerState.HALF_OPEN:
+            self._breakers[url].succeeded(now)
+        return self._breakers[url].state(now) is BreakerState.HALF_OPEN
 
     def candidates(self, now: float, besides: str | None = None) -> list[str]:
         """Those that may be dialled; of those put aside only the first, if there is no other.
@@ -119,6 +132,8 @@ class Endpoints:
         near = nearest({url: self._rtts[url] for url in found if url in self._rtts}) or found
         url = near[int(self._random() * len(near))]
         self._breakers[url].allow(now)
+        if self._breakers[url].state(now) is BreakerState.HALF_OPEN:
+            self._trials.add(url)
         return url
 
     def retry_after(self, now: float) -> float:

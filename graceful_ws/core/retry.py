@@ -13,6 +13,8 @@ from typing import Literal
 # Waits before the second, third and fourth attempt at a database transaction that failed.
 DATABASE_RETRIES = (0.05, 0.1, 0.2)
 
+OVERLOADED_ATTEMPT = 2  # after 1013 a client's back-off begins here
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:

@@ -290,9 +290,7 @@ def explain(plan: Plan, failure: Disconnected) -> str:
         case _, text if text.startswith("no connection"):
             remedy = "Is a server running there, and is the URL right?"
         case CloseCode.PROTOCOL_ERROR, _:
-            remedy = (
-                "Mount a graceful_ws.echo.EchoConsumer there: this consumer is another kind."
-            )
+            remedy = "Mount a graceful_ws.echo.EchoConsumer there: this consumer is another kind."
         case _:
             remedy = "docs/close-codes.md says what that means."
     return f"Cannot connect to {where}: {said.strip()}. {remedy}"

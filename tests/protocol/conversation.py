@@ -138,7 +138,12 @@ async def record(site: Site) -> str:
         await raw.take("pong")
         ping = await raw.take("ping")
         await raw.send({"type": "pong", "sent_at": ping["sent_at"]})
+        book.heading("The connection is lost, and the session goes on")
+        book.say("Of two messages the server handles the first, but nothing comes back any more:")
+        await raw.message({"order": "scone"})
+        await raw.expect("ack", seq=5)
         raw.cut()
+        await raw.message({"order": "cake"})
     async with Raw(second.ws("/shop/")) as other:  # somebody else
         await other.hello()
         await other.ask({"follow": STREAM})
@@ -146,19 +151,19 @@ async def record(site: Site) -> str:
         await other.has(STREAM, 2)
         await other.bye()
     async with Recorded(book, second.ws("/shop/"), raw) as old:
-        book.heading("The connection is lost, and the session goes on")
         book.say(
-            "Somebody says something in the room meanwhile. The outcome of all four messages is\n"
-            "known, so that the first number without one is the next, 5. Any node will do:"
+            "Meanwhile somebody says something in the room. The client connects again; any node\n"
+            "will do. It has message 1 of its own and 1 of the room, and knows no outcome from 5\n"
+            "on. What it missed comes, the outcome of 5 included; 6 never arrived, and goes again:"
         )
         await old.hello(last_seq_id=1, positions={STREAM: [epoch, 1]}, pending_from=5)
-        await old.take("ack", seq=4)
-        await old.take("message", stream=STREAM, seq=2)
-        await old.send({"type": "ack", "streams": {STREAM: 2}})
+        await old.take("ack", seq=5)
+        await old.take("message", seq=2, data={"ordered": "scone"})
+        await old.take("message", seq=2, stream=STREAM)
         await old.message({"order": "cake"})
         await old.take("message", data={"ordered": "cake"})
-        await old.take("ack", seq=5)
-        await old.ack(2)
+        await old.take("ack", seq=6)
+        await old.send({"type": "ack", "seq": 3, "streams": {STREAM: 2}})
         book.heading("A deploy")
         book.say("The node is told to stop, and says so:")
         second.terminate()
@@ -168,13 +173,36 @@ async def record(site: Site) -> str:
             "the other node:"
         )
         async with Recorded(book, first.ws("/shop/"), old) as last:
-            await last.hello(last_seq_id=2, positions={STREAM: [epoch, 2]}, pending_from=6)
-            await last.take("ack", seq=5)
+            await last.hello(last_seq_id=3, positions={STREAM: [epoch, 2]}, pending_from=7)
+            await last.take("ack", seq=6)
             book.say("It leaves the old connection:")
             book.line("→", "close 4000")
             await old.close(4000)
-            book.say("And on the new one, in the end:")
-            await last.send({"type": "bye", "reason": "done"})
-            code, reason = await last.closed()
-            book.line("←", f"close {code} {reason}".rstrip())
+            await _end(book, last, [epoch, 2])
     return book.page()
+
+
+async def _end(book: Book, last: Recorded, position: list[Any]) -> None:
+    book.heading("Another object of the client goes on with the session")
+    book.say("It has been given the token and the numbers, and is an instance of its own:")
+    async with Recorded(book, last.url) as other:
+        other.token = last.token
+        await other.hello(last_seq_id=3, positions={STREAM: position})
+        await other.take("ack", seq=6)
+        book.say("The one before hears of it, and does not come back:")
+        await last.take("superseded")
+        await _closed(book, last)
+        book.heading("The session ends")
+        await other.send({"type": "bye", "reason": "done"})
+        await _closed(book, other)
+    book.say(
+        "Its token is good for nothing any more. Who comes with it begins anew, and is told so:"
+    )
+    async with Recorded(book, last.url, other) as late:
+        await late.hello(last_seq_id=3, pending_from=7)
+        await late.take("gap")
+
+
+async def _closed(book: Book, recorded: Recorded) -> None:
+    code, reason = await recorded.closed()
+    book.line("←", f"close {code} {reason}".rstrip())

@@ -24,7 +24,7 @@ async def test_conversation_is_what_servers_say(make_site: Callable[..., Site]) 
 def test_conversation_shows_the_frames_that_every_client_meets() -> None:
     text = conversation.PATH.read_text(encoding="utf-8")
     shown = {(arrow, kind) for arrow, kind in re.findall(r'^(.) \{"type": "(\w+)"', text, re.M)}
-    seldom = {"error", "volatile", "superseded", "gap", "unsubscribed"}
+    seldom = {"error", "volatile", "unsubscribed"}
     to_server = frames_of(frames.ClientFrame).keys() - seldom
     to_client = (frames_of(frames.ServerFrame) | BUILT_BY_HAND).keys() - seldom
     assert shown == {("→", kind) for kind in to_server} | {("←", kind) for kind in to_client}

@@ -150,6 +150,18 @@ def test_page_has_every_reason_of_a_gap() -> None:
 
 def test_page_has_every_code_of_a_nack() -> None:
     told = strings_in("graceful_ws/node/inbox.py", "_nack", "Nack")
+    tree = ast.parse(inspect.getsource(inbox))
+    assigned = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "code"
+    ]
+    told |= {
+        part.value
+        for value in assigned
+        for part in ast.walk(value)
+        if isinstance(part, ast.Constant)
+    }
     codes = {word for word in told if re.fullmatch(r"[a-z_]+", word)}
     assert set(first_words("Messages of the client", 2)) - {"code"} == codes
     (row,) = [row for row in TABLES[TO_CLIENT] if row[1] == "`code`" and "try_again" in row[3]]
@@ -252,11 +264,15 @@ FIXED = {
     "after 1013 the count is at least": (OVERLOADED_ATTEMPT, ""),
     "closes 1002 or 1008 until the token is dropped": (session.REFUSALS, ""),
     "WebSocket message of the server": (connection.MAX_SIZE, "bytes"),
+    "`Retry-After` and `retry_after` are believed up to": (link.MOST_RETRY_AFTER, "s"),
+    "`reconnect_window` is believed up to": (link.MOST_WINDOW, "s"),
+    "times of `drain` and of the heartbeat are believed up to": (link.MOST_NOTICE, "s"),
 }
 
 
 def test_page_has_exactly_these_numbers() -> None:
     assert {row[0]: amount(row[1]) for row in rows_of_numbers(2)} == FIXED
+    assert link.MOST_NOTICE == link.MOST_SILENCE
 
 
 def test_an_instance_of_the_length_that_the_page_says_is_taken_and_a_longer_one_is_not() -> None:

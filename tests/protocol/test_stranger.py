@@ -77,7 +77,7 @@ async def test_kill_of_the_server_loses_and_repeats_nothing(
         await site.node.arestart()
         assert await talking == results(range(1, 101))
         await heard_exactly(heard, 100)
-        assert len(stranger.welcomed_by) == 2 and not stranger.gaps
+        assert len(stranger.welcomes) == 2 and not stranger.gaps
         await stranger.bye()
 
 
@@ -86,7 +86,7 @@ async def test_drain_moves_the_stranger_before_its_connection_breaks(
 ) -> None:
     site = make_site(start=False, nodes=2, settings={"drain_window": 2, "drain_deadline": 10})
     await site.astart()
-    first, second = site.nodes
+    first = site.node
     urls = [node.ws("/echo/") for node in site.nodes]
     heard: Heard = []
     async with (
@@ -96,10 +96,10 @@ async def test_drain_moves_the_stranger_before_its_connection_breaks(
         assert await talk(stranger, range(1, 4)) == results(range(1, 4))
         first.terminate()
         n = 3
-        while len(stranger.welcomed_by) == 1:
+        while len(stranger.welcomes) == 1:
             n += 1
             assert await stranger.send({"n": n, "result": f"done {n}"}) == f"done {n}"
-        assert stranger.welcomed_by == urls
+        assert stranger.welcomes == urls
         assert await talk(stranger, range(n + 1, n + 21)) == results(range(n + 1, n + 21))
         await heard_exactly(heard, n + 20)
         assert stranger.codes == [] and not stranger.gaps  # it never was without a connection
