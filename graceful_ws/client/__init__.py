@@ -8,6 +8,13 @@ async with connect("wss://example.com/ws/chat/") as client:
 
 from __future__ import annotations
 
+try:
+    import websockets as _  # noqa: F401
+except ImportError:
+    raise ImportError(
+        'the client needs websockets: pip install "django-graceful-ws[client]"'
+    ) from None
+
 from graceful_ws.core.breaker import Breaker, BreakerState
 from graceful_ws.core.client_states import ClientState
 from graceful_ws.core.endpoints import EndpointStatus

@@ -330,14 +330,16 @@ class Connector:
             self._migration = Migration(self, event, not_before=self._hurry(self.socket))
 
     def _hurry(self, socket: Socket) -> float:
-        """Seconds to stay at least. Servers that welcome and tell to move must not make a client
-        dial as fast as they answer."""
+        """Seconds to stay at least. Told to move right after the welcome, once is a node that was
+        about to drain; servers that go on like that must not be dialled as fast as they answer."""
         lived = now() - (socket.welcomed_at or now())
         if lived >= self.backoff.min_uptime:
             self._hurried = 0
             return 0.0
         self._hurried += 1
-        attempt = min(self._hurried, self.backoff.max_retries) - 1
+        if self._hurried == 1:
+            return 0.0
+        attempt = min(self._hurried - 1, self.backoff.max_retries) - 1
         return self.backoff.delay(attempt, self.random, self.window) or 0.0
 
     def set_state(self, state: ClientState) -> None:

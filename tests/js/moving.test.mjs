@@ -106,3 +106,46 @@ test("an old connection that ends while the new one is dialled costs no back-off
   assert.deepEqual(of("retry"), []);
 });
 
+
+test("servers that welcome and tell to move are dialled by the back-off, after once", () => {
+  const { clock, sockets } = connected({}, ["ws://a/", "ws://b/"]);
+  for (let n = 0; n < 50; n++) {
+    const last = sockets.at(-1);
+    if (n) {
+      last.open();
+      last.say(welcome({ resumed: true, session_token: null }));
+    }
+    last.say({ ...drain, reconnect_in: 0, close_in: 60_000 });
+    clock.pass(100);
+    if (sockets.at(-1) === last) break;
+  }
+  assert.equal(sockets.length, 2);
+  clock.pass(800);
+  assert.equal(sockets.length, 2);
+  clock.pass(5000); // one second, and a part of the window
+  assert.equal(sockets.length, 3);
+});
+
+test("a session that an operator ends while the client moves has ended", () => {
+  const { client, clock, sockets, of } = connected({}, ["ws://a/", "ws://b/"]);
+  sockets[0].say({ ...drain, reconnect_in: 0 });
+  clock.pass(0);
+  sockets[1].open();
+  sockets[0].lose(4506);
+  assert.equal(client.state, "closed");
+  assert.equal(of("close").at(-1).final, true);
+  assert.ok(sockets[1].closedWith);
+});
+
+test("nothing is sent behind the server's close frame, and it goes out on the next connection", () => {
+  const { client, clock, sockets, last } = connected();
+  sockets[0].take();
+  sockets[0].readyState = 2;
+  client.send("x");
+  assert.equal(client.volatile("y"), true);
+  assert.deepEqual(sockets[0].take(), []);
+  sockets[0].lose(1012);
+  clock.pass(10_000);
+  last().welcome();
+  assert.deepEqual(sent(last()), [[1, "x"]]);
+});

@@ -85,16 +85,27 @@ test("the outcome of one that is on its way is unknown, and its number is used",
   last().say({ type: "ack", seq: 1, results: { 1: "late" } });
 });
 
-test("one that a lost connection may have carried is in doubt, nacked on the next or not", async () => {
+test("one that a lost connection may have carried is in doubt, and keeps its number", async () => {
   const { client, clock, last } = connected();
   const request = client.request("q", { tries: 1 });
   last().lose();
   clock.pass(1000);
   last().welcome();
   last().say({ ...busy, seq: 1 });
-  assert.equal(await outcome(request), "pending");
-  clock.pass(9000);
-  assert.deepEqual(await failure(request), ["timeout", true]);
+  assert.deepEqual(await failure(request), [busy.code, true]);
+  client.send("next");
+  clock.pass(1000);
+  assert.deepEqual(sent(last()).slice(-2), [[1, "q"], [2, "next"]]);
+});
+
+test("one that the server had begun with keeps its number, too", async () => {
+  const { client, clock, last } = connected();
+  const request = client.request("q", { tries: 1 });
+  last().say({ ...busy, seq: 1, code: "interrupted" });
+  assert.deepEqual(await failure(request), ["interrupted", true]);
+  client.send("next");
+  clock.pass(1000);
+  assert.deepEqual(sent(last()).slice(-2), [[1, "q"], [2, "next"]]);
 });
 
 test("what was given up or nacked is not sent into a new session", async () => {

@@ -65,6 +65,7 @@ function client(emit, urls, options) {
   const REFUSALS = 3; // 1002 or 1008 so often in a row: the hello itself must be what is wrong
   const OVERLOADED_ATTEMPT = 2; // after 1013 the back-off begins here
   const RETRY_FIRST = 50, RETRY_MOST = 1000; // after a nack with retry; doubles with each
+  const MOST_WINDOW = 60000, MOST_RETRY_AFTER = 300000, MOST_NOTICE = 3600000; // of a server's word
   const REQUEST_TIMEOUT = 10000, REQUEST_TRIES = 3;
   const ACK_INTERVAL = 1000, ACK_MESSAGES = 50, ACK_BYTES = 65536;
   const MESSAGE_BYTES = 65536; // until a welcome says otherwise
@@ -80,6 +81,7 @@ function client(emit, urls, options) {
   let state = "disconnected", attempt = -1, spread = 1000, refusals = 0;
   let link = null, live = false, welcomedAt = 0; // the connection; live: it has been welcomed
   let next = null; // the one that is to succeed it
+  let hurried = 0; // moves in a row that were asked for soon after the welcome
   // aside: when it could not be reached, was lost or began to drain, until a welcome anywhere
   if (!urls.length) throw new TypeError("no URL");
   const all = urls.map((url) => ({ url, rtt: null, aside: 0, ...breaker() }));
@@ -108,7 +110,10 @@ function client(emit, urls, options) {
   const isHidden = () => page?.document?.visibilityState === "hidden";
   const isOffline = () => page?.navigator?.onLine === false;
   const isAway = () => asleep || isHidden() || isOffline();
-  const tell = (it, frame) => it.ws.send(JSON.stringify(frame));
+  // Between the server's close frame and the close event a browser complains of what is sent.
+  const isClosing = (it) => it.ws.readyState > 1;
+  const write = (it, text) => isClosing(it) || it.ws.send(text);
+  const tell = (it, frame) => write(it, JSON.stringify(frame));
 
   function setState(to) {
     const from = state;
@@ -331,7 +336,7 @@ function client(emit, urls, options) {
     keepAsking();
     welcomedAt = now();
     expect(it, (beat.interval + beat.timeout * beat.max_missed) * 1000);
-    spread = frame.reconnect_window * 1000;
+    spread = Math.min(MOST_WINDOW, frame.reconnect_window * 1000);
     ({ session_id: sessionId, node, limits } = frame);
     token = frame.session_token ?? (resumed ? token : null);
     sent = last; // results of what is done come right behind the welcome
@@ -408,12 +413,13 @@ function client(emit, urls, options) {
       const message = queue[seq - first];
       if (!message) return;
       if (!retry) return fail(message, code, detail); // it leaves the queue with the next ack
-      // Nothing was done with this one, nor with what was sent behind it.
+      // Nothing was done with what was sent behind it, nor with this one unless its handler had begun.
       for (const each of queue.slice(seq - first, sent + 1 - first)) each.doubts--;
+      if (code === "interrupted") message.doubts++;
       sent = Math.min(sent, seq - 1);
       const growing = Math.min(RETRY_MOST, RETRY_FIRST * 2 ** message.nacks++);
-      start("hold", Math.max(after, growing), flush);
-      if (message.nacks >= message.tries) withdraw(message, code, detail);
+      start("hold", Math.max(Math.min(after, MOST_RETRY_AFTER), growing), flush);
+      if (message.nacks >= message.tries && !withdraw(message, code, detail)) fail(message, code, detail);
     },
 
     gap(frame) {
@@ -422,7 +428,12 @@ function client(emit, urls, options) {
     },
 
     drain({ reconnect_in: slot, close_in: closeIn, reason }) {
+      slot = Math.min(slot, closeIn, MOST_NOTICE);
       if (!leaveBy) {
+        // Once is a node that was about to drain. Servers that go on to welcome and tell to move must
+        // not make a client dial as fast as they answer.
+        hurried = now() - welcomedAt < options.minUptime ? hurried + 1 : 0;
+        if (hurried > 1) slot = Math.max(slot, backOff(Math.min(hurried - 1, options.maxRetries) - 1));
         leaveBy = now() + Math.max(slot, closeIn - MARGIN);
         used.aside = now();
         start("move", slot, move);
@@ -514,7 +525,7 @@ function client(emit, urls, options) {
   /** Sends what credit allows, in order; or, when it is to move, nothing until nothing is
    *  unacknowledged: no handler is to be started twice. */
   function flush() {
-    if (!live) return;
+    if (!live || isClosing(link)) return;
     if (holding) {
       if (!next && first > sent) succeed();
       return;
@@ -610,6 +621,7 @@ function client(emit, urls, options) {
       if (code === 4403) failAll("other_identity"); // not to be sent in another one's name
     }
     if (it === next) return stay(); // refused
+    if (advice === "stop" && !bySelf) return finish(code, reason);
     calm();
     [link, next] = [next, null];
     if (link) setState("connecting");
@@ -621,7 +633,7 @@ function client(emit, urls, options) {
       const delay = hasLived && advice === "resume"
         ? random() * spread // nothing is wrong; only not all at once
         : backOff(attempt);
-      if (delay === null || (advice === "stop" && !bySelf)) return finish(code, reason);
+      if (delay === null) return finish(code, reason);
       pause(delay, attempt >= options.maxRetries);
     }
     emit("close", { code, reason, final: false });
@@ -765,7 +777,7 @@ function client(emit, urls, options) {
 
     volatile(data) {
       const { text } = encode(data, limits.message_bytes);
-      if (live) link.ws.send(`{"type":"volatile","data":${text}}`);
+      if (live) write(link, `{"type":"volatile","data":${text}}`);
       return live;
     },
 
