@@ -1,4 +1,4 @@
-"""The ASGI application: pages for HTTP, one consumer for WebSockets."""
+"""The ASGI application: pages for HTTP, a room and an echo for WebSockets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ http = ASGIStaticFilesHandler(get_asgi_application())
 
 from django.urls import path  # noqa: E402
 
+from graceful_ws.echo import EchoConsumer  # noqa: E402
 from project.consumers import Room  # noqa: E402
 
+routes = [
+    path("ws/", Room.as_asgi()),
+    path("ws/soak/", EchoConsumer.as_asgi()),  # for manage.py soak
+]
 application = ProtocolTypeRouter(
-    {
-        "http": http,
-        "websocket": AuthMiddlewareStack(URLRouter([path("ws/", Room.as_asgi())])),
-    }
+    {"http": http, "websocket": AuthMiddlewareStack(URLRouter(routes))}
 )
