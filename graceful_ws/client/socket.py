@@ -147,10 +147,12 @@ class Socket:
                 raise
             return Ended(*self._own_close)
         self._ws = ws
-        sender = asyncio.create_task(self._send_all(ws))
+        sender: asyncio.Task[None] | None = None
         try:
-            if ws.subprotocol != SUBPROTOCOL:
-                self.close(CloseCode.PROTOCOL_ERROR, f"this is no {SUBPROTOCOL} server")
+            if ws.subprotocol == SUBPROTOCOL:
+                sender = asyncio.create_task(self._send_all(ws))
+            else:  # the token is not for it
+                self.close(CloseCode.SUSPENDED, f"this is no {SUBPROTOCOL} server")
             await self._read_all(ws)
         except ConnectionClosed as error:
             code, reason = self._code(error)
@@ -164,8 +166,10 @@ class Socket:
                 raise
             code, reason = self._own_close
         finally:
-            sender.cancel()
-            await asyncio.wait([task for task in (sender, self._closing) if task is not None])
+            if sender is not None:
+                sender.cancel()
+            if left := [task for task in (sender, self._closing) if task is not None]:
+                await asyncio.wait(left)
         lived = None if self.welcomed_at is None else self._loop.time() - self.welcomed_at
         return Ended(code, reason, lived, opened=True)
 

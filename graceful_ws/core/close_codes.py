@@ -124,7 +124,9 @@ CLOSE_CODES: dict[CloseCode, Meaning] = {
         Sender.SERVER, Advice.RESUME, "the client took nothing for progress_timeout"
     ),
     CloseCode.RESYNC: Meaning(
-        Sender.SERVER, Advice.RESUME, "a later hello has attached, or a resume of it came to nothing"
+        Sender.SERVER,
+        Advice.RESUME,
+        "a later hello has attached, or a resume came to nothing",
     ),
     CloseCode.IDLE: Meaning(
         Sender.SERVER, Advice.RESUME, "no application messages for idle_timeout"

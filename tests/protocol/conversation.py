@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.support.raw import Frame, Raw
 from tests.support.servers import Site
+from tests.support.waiting import eventually
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "conversation.md"
 APPLICATION = "tests.protocol.shop:application"
@@ -178,11 +179,11 @@ async def record(site: Site) -> str:
             book.say("It leaves the old connection:")
             book.line("→", "close 4000")
             await old.close(4000)
-            await _end(book, last, [epoch, 2])
+            await _end(book, site, last, [epoch, 2])
     return book.page()
 
 
-async def _end(book: Book, last: Recorded, position: list[Any]) -> None:
+async def _end(book: Book, site: Site, last: Recorded, position: list[Any]) -> None:
     book.heading("Another object of the client goes on with the session")
     book.say("It has been given the token and the numbers, and is an instance of its own:")
     async with Recorded(book, last.url) as other:
@@ -195,6 +196,8 @@ async def _end(book: Book, last: Recorded, position: list[Any]) -> None:
         book.heading("The session ends")
         await other.send({"type": "bye", "reason": "done"})
         await _closed(book, other)
+    lives = "SELECT 1 FROM graceful_ws_session WHERE state <> 'ended'"
+    await eventually(lambda: not site.sql(lives))  # the answer to bye does not wait for it
     book.say(
         "Its token is good for nothing any more. Who comes with it begins anew, and is told so:"
     )

@@ -141,3 +141,36 @@ async def test_messages_of_a_stream_that_came_while_it_was_away(
         assert heard == [("news", first + n, n + 1) for n in range(60)]
         assert not stranger.gaps
         await asyncio.gather(stranger.bye(), publisher.bye())
+
+
+async def test_what_comes_over_both_connections_of_a_drain_is_heard_once(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(start=False, nodes=2, settings={"drain_window": 6, "drain_deadline": 12})
+    await site.astart()
+    first, second = site.nodes
+    path = "/room/?stream=news"
+    heard: Heard = []
+    async with (
+        asyncio.timeout(60),
+        Proxy(second.port) as slow,
+        Stranger(
+            [first.ws(path), slow.ws(path)], lambda *message: heard.append(message), QUICK
+        ) as stranger,
+        Stranger([second.ws(path)], lambda *message: None, QUICK) as publisher,
+    ):
+        await eventually(lambda: "news" in stranger.streams)
+        slow.delay(0.6)  # the hello and its welcome take their time
+        first.terminate()
+        published = 0
+        while len(stranger.welcomes) < 2 or published < 10:
+            published += 1
+            await publisher.send({"publish": "news", "data": published})
+            await asyncio.sleep(0.01)
+        await eventually(lambda: len(heard) >= published, within=15)
+        assert [(stream, data) for stream, _, data in heard] == [
+            ("news", n) for n in range(1, published + 1)
+        ]
+        assert stranger.codes == [] and not stranger.gaps
+        slow.resume()
+        await asyncio.gather(stranger.bye(), publisher.bye())
