@@ -202,15 +202,16 @@ async def test_room_hears_once_that_somebody_left(demo: Demo) -> None:
         if message.stream == "room":
             heard.append(message.data)
 
+    def exits_of(client: str) -> list[dict[str, Any]]:
+        exits = [data for data in heard if data["type"] == "client_exit"]
+        return [data for data in exits if data["client_id"] == client]
+
     async with GracefulClient(demo.urls[:1], on_message=receive, on_event=lambda event: None):
         async with GracefulClient(demo.urls[1:], on_event=lambda event: None) as other:
             gone = str(other.session_id)
         # Others leave meanwhile, from the tests before; a join that came first is an ordinary one.
-        exits = lambda: [
-            data for data in heard if data["type"] == "client_exit" and data["client_id"] == gone
-        ]  # noqa: E731
-        await eventually(exits, 10.0)
-    assert [data["cause"] for data in exits()] == ["bye"]
+        await eventually(lambda: exits_of(gone), 10.0)
+    assert [data["cause"] for data in exits_of(gone)] == ["bye"]
 
 
 def test_an_order_that_is_repeated_is_carried_out_once(demo: Demo) -> None:
