@@ -10,9 +10,9 @@ from __future__ import annotations
 
 try:
     import websockets as _  # noqa: F401
-except ImportError:
-    raise ImportError(
-        'the client needs websockets: pip install "django-graceful-ws[client]"'
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        'the client needs websockets: pip install "django-graceful-ws[client]"', name=_error.name
     ) from None
 
 from graceful_ws.core.breaker import Breaker, BreakerState

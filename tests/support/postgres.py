@@ -6,6 +6,7 @@ and as root it opens /root to other users.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pwd
@@ -33,6 +34,9 @@ OPTIONS = {
     "timezone": "UTC",
     "listen_addresses": "127.0.0.1",
 }
+
+
+BACKENDS_END_WITHIN = 5.0  # seconds
 
 
 class PostgresUnavailable(Exception):
@@ -117,8 +121,13 @@ class PostgresServer:
         return self._process.log()
 
     def kill(self) -> None:
-        """SIGKILL, as when the machine's memory is gone; its backends end by themselves."""
+        """SIGKILL, as when the machine's memory is gone. Its backends end by themselves when they
+        notice, which may be a query later; returns when they have."""
+        backends = _children(self._process.pid) if self._process.running else []
         self._process.kill()
+        until = time.monotonic() + BACKENDS_END_WITHIN
+        while any(map(_lives, backends)) and time.monotonic() < until:
+            time.sleep(0.01)
 
     def restart(self) -> None:
         """Start again on the same port, after an immediate stop if it is still running."""
@@ -178,3 +187,21 @@ def execute(url: str, statement: str, *names: str) -> None:
     query: Any = sql.SQL(statement).format(*map(sql.Identifier, names))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(query)
+
+
+def _children(parent: int | None) -> list[int]:
+    """The processes that a process has begun; none where there is no /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(path.parent.name))
+    return found
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
