@@ -288,7 +288,7 @@ class Connector:
         for event in events:
             if isinstance(event, Welcomed):
                 self._welcomed(socket, event)
-            elif isinstance(event, Draining) and socket is self.socket:
+            elif isinstance(event, Draining) and socket is self.socket and self.end is None:
                 self._drain(event)
             elif isinstance(event, RoundTrip):
                 self._measured(socket, event)
@@ -298,7 +298,7 @@ class Connector:
 
     def _welcomed(self, socket: Socket, event: Welcomed) -> None:
         self.resumes += event.resumed
-        self._window = event.frame.reconnect_window
+        self._window = socket.link.reconnect_window
         old, self.socket = self.socket, socket
         if old is not None and old is not socket:
             old.close(CloseCode.SUSPENDED, "moved to another connection")

@@ -59,10 +59,11 @@ class Dialer:
             self._probing = asyncio.create_task(probing, name="probe endpoints")
 
     async def stop_probing(self) -> None:
-        task, self._probing = self._probing, None
+        task = self._probing
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+            self._probing = None  # not before: whoever stops it a second time has to wait, too
 
     async def _probe_others(self, prober: Prober, current: Callable[[], str | None]) -> None:
         while True:

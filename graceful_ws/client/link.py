@@ -58,7 +58,7 @@ class Link:
         self.gap_told = False  # the loss of the session has been told already
         self.superseded_by_self = False
         self.silence: float | None = None  # seconds after which a silent server is gone
-        self.reconnect_window: float | None = None
+        self.reconnect_window = 1.0  # seconds, until a welcome says
         self._head = 0
         self._seen: dict[str | None, int] = {}  # numbers that came on this link, copies too
         self._told: dict[str | None, int] = {}  # and those acknowledged on it

@@ -107,7 +107,10 @@ class Endpoints:
         """An answer came at once. True if the endpoint is half open: another one is wanted."""
         if self._breakers[url].state(now) is BreakerState.HALF_OPEN:
             self._breakers[url].succeeded(now)
-        return self._breakers[url].state(now) is BreakerState.HALF_OPEN
+        if self._breakers[url].state(now) is BreakerState.HALF_OPEN:
+            return True
+        self._trials.discard(url)  # passed; the next one is whoever's then
+        return False
 
     def candidates(self, now: float, besides: str | None = None) -> list[str]:
         """Those that may be dialled; of those put aside only the first, if there is no other.

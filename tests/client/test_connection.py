@@ -224,12 +224,33 @@ async def test_server_that_does_not_speak_the_protocol_is_no_endless_loop() -> N
                 pass
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/",
+        "127.0.0.1:8000",
+        "ws://[::1/",
+        "ws://h:99999/",
+        "ws://h/#part",
+        "ws:///",
+    ],
+)
+def test_url_that_no_websocket_has_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="is no ws"):
+        GracefulClient(["ws://127.0.0.1/", url])
+
+
 async def test_mistake_that_no_other_try_would_change_ends_the_client() -> None:
-    client = GracefulClient("http://127.0.0.1/")
-    async with asyncio.timeout(5):
-        with pytest.raises(SessionLost, match="InvalidURI"):
+    def headers() -> dict[str, str]:
+        raise RuntimeError("no credentials")
+
+    async with serving(echoing) as peer:
+        client = client_of(peer, headers=headers)
+        with pytest.raises(SessionLost, match="no credentials"):
             async with client:
                 pass
+        assert client.state == "closed"
+        assert not peer.dials
 
 
 async def test_suspended_session_is_kept_and_goes_on() -> None:

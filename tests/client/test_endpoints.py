@@ -11,8 +11,7 @@ from http import HTTPStatus
 
 import pytest
 
-from graceful_ws.client import Backoff, GracefulClient, connect, probing
-from graceful_ws.client import connector as connector_module
+from graceful_ws.client import Backoff, GracefulClient, connect, dialer, probing
 from graceful_ws.core.breaker import Breaker, BreakerState
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
@@ -99,7 +98,7 @@ async def test_single_endpoint_is_not_probed() -> None:
 async def test_others_are_measured_while_connected_and_nobody_moves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connector_module, "PROBE_EVERY", 0.1)
+    monkeypatch.setattr(dialer, "PROBE_EVERY", 0.1)
     async with serving(echoing) as peer, Proxy(peer.port) as far, serving(echoing) as other:
         far.delay(0.1)
         async with connect([far.ws(), nobody(), other.url], random=lowest) as client:
