@@ -65,6 +65,7 @@ class Connector:
         self._fixed_window = window
         self._window = 1.0  # until a server announces one
         self._stopping = asyncio.Lock()
+        self._attempt = -1  # the number of the try that is under way
         self._hurried = 0  # moves in a row of connections that were told to soon after the welcome
         self._retired: set[asyncio.Task[Any]] = set()
         self._migration: Migration | None = None
@@ -166,9 +167,9 @@ class Connector:
             self.set_state(ClientState.CLOSED)
 
     async def _connect_and_wait(self) -> None:
-        attempt = -1  # the first dial is no retry
+        self._attempt = -1  # the first dial is no retry
         while True:
-            await self._until_allowed(max(0, attempt))
+            await self._until_allowed(max(0, self._attempt))
             self.set_state(ClientState.CONNECTING)
             await self.dialer.prepare()
             self.socket = self.dialer.dial(self.received_from)
@@ -179,7 +180,7 @@ class Connector:
                 self._ended(socket, ended, final=True)
                 self.set_state(ClientState.CLOSED)
                 return  # it was a bye
-            attempt = max(0, self.backoff.next_attempt(attempt, ended.welcomed_for))
+            attempt = max(0, self.backoff.next_attempt(self._attempt, ended.welcomed_for))
             if ended.code == CloseCode.TRY_AGAIN_LATER:
                 attempt = max(attempt, OVERLOADED_ATTEMPT)
             delay: float | None = None
@@ -195,7 +196,7 @@ class Connector:
                 return
             slow = self.backoff.exhausted(attempt)
             state = ClientState.PARKED if slow else ClientState.WAITING
-            attempt = await self._wait(state, attempt, delay)
+            self._attempt = await self._wait(state, attempt, delay)
 
     async def _wait(self, state: ClientState, attempt: int, delay: float) -> int:
         """Until the next try, whose number it returns: -1 when it was asked for."""
@@ -222,12 +223,8 @@ class Connector:
 
     def _delay(self, attempt: int, ended: Ended) -> float | None:
         """Seconds until the next try; None: no other."""
-        lived = ended.welcomed_for
-        if (
-            advice(ended.code) is Advice.RESUME
-            and lived is not None
-            and lived >= self.backoff.min_uptime
-        ):
+        lived = ended.welcomed_for or 0.0
+        if advice(ended.code) is Advice.RESUME and lived >= self.backoff.min_uptime > 0:
             return self.random() * self.window  # nothing is wrong; only not all at once
         delay = self.backoff.delay(attempt, self.random, self.window)
         return None if delay is None else max(delay, ended.retry_after)
@@ -245,6 +242,7 @@ class Connector:
             if successor is None:
                 await self._stop_moving()
                 return socket, ended
+            self._attempt = self.backoff.next_attempt(self._attempt, ended.welcomed_for)
             self._ended(socket, ended, final=False)
             self.socket = successor  # its hello may be on its way
             self.set_state(ClientState.CONNECTING)

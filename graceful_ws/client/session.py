@@ -206,7 +206,10 @@ class ClientSession:
         self.token = welcome.session_token or (self.token if welcome.resumed else None)
         self._take_limits(welcome.limits)
         events: list[Event] = [Welcomed(welcome.resumed, welcome)]
-        if welcome.resumed and self._joined and not self._renumber:
+        first = next(iter(self.pending.items), self.pending.next_seq)
+        # A server that knows less than it has acknowledged was restored: go on from there.
+        restored = first > welcome.last_client_seq + 1
+        if welcome.resumed and self._joined and not self._renumber and not restored:
             # What is done stays until its result comes, in an ack right behind this welcome.
             self.pending.reconnected(welcome.last_client_seq)
         else:

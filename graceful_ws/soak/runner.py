@@ -289,7 +289,7 @@ def explain(plan: Plan, failure: Disconnected) -> str:
             remedy = "Is a consumer mounted there? path('ws/soak/', EchoConsumer.as_asgi())"
         case _, text if text.startswith("no connection"):
             remedy = "Is a server running there, and is the URL right?"
-        case CloseCode.PROTOCOL_ERROR, _:
+        case CloseCode.SUSPENDED, text if text.startswith("this is no"):
             remedy = "Mount a graceful_ws.echo.EchoConsumer there: this consumer is another kind."
         case _:
             remedy = "docs/close-codes.md says what that means."

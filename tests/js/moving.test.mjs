@@ -78,7 +78,7 @@ test("refused it stays, sends on, and tries again", () => {
   assert.equal(client.state, "connected");
 });
 
-test("refused as another one it fails what waits, and numbers go on where they were", async () => {
+test("refused as another one it fails what waits, and leaves the old connection", async () => {
   const { client, clock, sockets } = connected();
   const sends = [..."abcdef"].map((data) => client.send(data)); // four of them are on their way
   sockets[0].take();
@@ -88,11 +88,31 @@ test("refused as another one it fails what waits, and numbers go on where they w
   sockets[1].lose(4403);
   for (const send of sends) assert.deepEqual(await outcome(send), { error: "other_identity" });
   const send = client.send("g");
-  assert.deepEqual(sent(sockets[0]), [[5, "g"]]);
-  sockets[0].say({ type: "ack", seq: 4, results: { 4: "D" } });
-  assert.equal(await outcome(send), "pending");
-  sockets[0].say({ type: "ack", seq: 5, results: { 5: "G" } });
+  assert.deepEqual(sent(sockets[0]), []); // it would be in the old one's name
+  assert.equal(sockets[0].closedWith[0], 4000);
+  clock.pass(10_000);
+  sockets.at(-1).welcome();
+  assert.deepEqual(sent(sockets.at(-1)), [[1, "g"]]);
+  sockets.at(-1).say({ type: "ack", seq: 1, results: { 1: "G" } });
   assert.deepEqual(await outcome(send), { value: "G" });
+});
+
+test("tries before the connection that moves do not count any more", () => {
+  const { client, clock, sockets, last, of } = connected({}, ["ws://a/", "ws://b/"]);
+  for (let n = 0; n < 5; n++) {
+    last().lose();
+    clock.pass(60_000);
+  }
+  last().welcome();
+  const old = last();
+  clock.pass(6000);
+  old.say({ ...drain, reconnect_in: 0 });
+  clock.pass(0);
+  old.lose(1012);
+  last().lose();
+  assert.equal(client.state, "waiting");
+  assert.equal(of("retry").at(-1).lane, "fast");
+  assert.ok(sockets.length > 6);
 });
 
 test("an old connection that ends while the new one is dialled costs no back-off", () => {

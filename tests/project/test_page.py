@@ -140,7 +140,7 @@ TICKS = "Number(document.getElementById('now').textContent.replace(',', ''))"
 CONNECTED = "document.getElementById('pill').dataset.state === 'open'"
 WAY = (
     "[...document.querySelectorAll('#endpoints li')].map((each) => "
-    "[each.ariaCurrent, each.querySelector('.rtt').innerText.endsWith(' ms'), "
+    "[each.ariaCurrent, each.querySelector('.rtt').innerText.endsWith(' ms') || !each.ariaCurrent, "
     "each.querySelector('.breaker').innerText].join())"
 )
 NARROW = "document.documentElement.scrollWidth <= innerWidth"  # no sideways

@@ -228,7 +228,7 @@ async def test_server_that_refuses_everybody_is_no_soak() -> None:
 
 async def test_server_of_another_kind_is_no_soak() -> None:
     async with serving(lambda visit: visit.gone(), subprotocol=None) as peer:  # type: ignore[arg-type, return-value]
-        with pytest.raises(CannotConnect, match=r"closed 1002 .*EchoConsumer"):
+        with pytest.raises(CannotConnect, match=r"closed 4000 .*EchoConsumer"):
             await Soak(plan(peer), lambda progress: None).run()
 
 
@@ -239,7 +239,7 @@ async def test_server_of_another_kind_is_no_soak() -> None:
         (1006, "refused with HTTP 404", "EchoConsumer"),
         (1006, "no connection: [Errno 111] refused", "Is a server running"),
         (1006, "no connection in time", "Is a server running"),
-        (1002, "this is no graceful.v1 server", "EchoConsumer"),
+        (4000, "this is no graceful.v1 server", "EchoConsumer"),
         (4503, "", "close-codes.md"),
     ],
 )

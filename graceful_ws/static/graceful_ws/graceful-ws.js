@@ -88,7 +88,7 @@ function client(emit, urls, options) {
   let used = null; // the endpoint that welcomed last
   let leaveBy = 0, tries = 0, holding = false; // holding: nothing new is sent, for it will move
   let bySelf = false; // superseded by a hello of ours whose welcome did not come
-  let listening = null, asleep = false; // asleep: the page is frozen or put away
+  let put, listening = null, asleep = false; // asleep: the page is frozen or put away
 
   let instance, hellos, joined, expired; // joined: this instance has been welcomed to the session
   let token = null, offered = null; // offered: with the last hello
@@ -113,6 +113,11 @@ function client(emit, urls, options) {
   // Between the server's close frame and the close event a browser complains of what is sent.
   const isClosing = (it) => it.ws.readyState > 1;
   const write = (it, text) => isClosing(it) || it.ws.send(text);
+  // A server's word, as far as it is reasonable; throws for what is no number.
+  const within = (value, most) => {
+    if (!(value >= 0)) throw value;
+    return Math.min(value, most);
+  };
   const tell = (it, frame) => write(it, JSON.stringify(frame));
 
   function setState(to) {
@@ -123,7 +128,7 @@ function client(emit, urls, options) {
 
   function start(key, delay, call) {
     stop(key);
-    running.set(key, setTimeout(() => (running.delete(key), call()), delay));
+    running.set(key, setTimeout(() => (running.delete(key), call()), Math.min(delay, 2e9)));
   }
 
   function stop(key) {
@@ -244,8 +249,9 @@ function client(emit, urls, options) {
     expect(it, options.openTimeout);
     choose(besides, (at) => {
       if (it.over) return;
-      const ws = it.ws = new options.WebSocket(at.url, SUBPROTOCOL);
       it.at = at;
+      let ws;
+      try { ws = it.ws = new options.WebSocket(at.url, SUBPROTOCOL); } catch { return expect(it, 0); }
       ws.onopen = () => it.over || hello(it);
       ws.onmessage = ({ data }) => it.over || read(it, data);
       ws.onclose = ({ code, reason }) => end(it, code, reason);
@@ -321,6 +327,8 @@ function client(emit, urls, options) {
 
   function welcome(it, frame) {
     const { resumed, last_client_seq: last, heartbeat: beat } = frame;
+    const silence = within((beat.interval + beat.timeout * beat.max_missed) * 1000, MOST_NOTICE);
+    const window = within(frame.reconnect_window * 1000, MOST_WINDOW);
     // What the session had is lost. A server that was offered its token tells that itself.
     const lost = !resumed && !offered && (joined || expired);
     if (it === next) {
@@ -335,12 +343,12 @@ function client(emit, urls, options) {
     for (const at of all) at.aside = 0;
     keepAsking();
     welcomedAt = now();
-    expect(it, (beat.interval + beat.timeout * beat.max_missed) * 1000);
-    spread = Math.min(MOST_WINDOW, frame.reconnect_window * 1000);
+    expect(it, silence);
+    spread = window;
     ({ session_id: sessionId, node, limits } = frame);
     token = frame.session_token ?? (resumed ? token : null);
     sent = last; // results of what is done come right behind the welcome
-    if (!resumed || !joined || renumber || !queue.length) {
+    if (!resumed || !joined || renumber || !queue.length || last + 1 < first) {
       queue = queue.filter((message) => !message.done
         && (message.size <= limits.message_bytes || fail(message, "too_big")));
       first = last + 1;
@@ -381,7 +389,7 @@ function client(emit, urls, options) {
       // Without a track: the subscription's own frame was lost with an earlier connection.
       const at = tracks.get(stream) ?? track(seq - 1);
       tracks.set(stream, at);
-      if (!(seq <= at.seq + 1)) throw new Error("a hole");
+      if (seq % 1 !== 0 || seq > at.seq + 1) throw new Error("a hole");
       at.seen = seq;
       if (seq <= at.seq) return dueAck(size); // a copy
       at.seq = seq;
@@ -392,20 +400,21 @@ function client(emit, urls, options) {
     },
 
     ping({ sent_at, rtt }) {
-      if (rtt) measured(used, rtt * 1000);
+      if (rtt) measured(used, within(rtt * 1000, MOST_NOTICE));
       ack({ type: "pong", sent_at });
     },
 
     pong({ sent_at }) {
-      measured(used, now() - sent_at);
+      measured(used, within(now() - sent_at, MOST_NOTICE));
       used.passed();
       if (used.breaker() === "half_open") ping();
     },
 
-    ack({ seq, results = {} }) {
+    ack({ seq, results }) {
       used.passed();
-      while (queue.length && first <= seq) {
-        settle(queue.shift(), "resolve", results[first++] ?? null);
+      while (queue.length && first <= seq && first <= sent) {
+        settle(queue.shift(), "resolve", results?.[first] ?? null);
+        first++;
       }
     },
 
@@ -428,7 +437,8 @@ function client(emit, urls, options) {
     },
 
     drain({ reconnect_in: slot, close_in: closeIn, reason }) {
-      slot = Math.min(slot, closeIn, MOST_NOTICE);
+      closeIn = within(closeIn, MOST_NOTICE);
+      slot = within(slot, closeIn);
       if (!leaveBy) {
         // Once is a node that was about to drain. Servers that go on to welcome and tell to move must
         // not make a client dial as fast as they answer.
@@ -513,10 +523,11 @@ function client(emit, urls, options) {
       const message = { ...encoded, tries: most, resolve, reject, nacks: 0, doubts: 0 };
       if (code) return fail(message, code);
       queue.push(message);
+      const at = used;
       if (timeout) start(message, timeout, () => {
         if (withdraw(message, "timeout")) return;
         fail(message, "timeout");
-        if (live) used.failed();
+        if (live && at === used) at.failed();
       });
       flush();
     });
@@ -620,15 +631,19 @@ function client(emit, urls, options) {
       refusals = 0;
       if (code === 4403) failAll("other_identity"); // not to be sent in another one's name
     }
-    if (it === next) return stay(); // refused
+    if (it === next) {
+      if (!expired) return stay(); // refused
+      next = null;
+      return end(link, SUSPENDED);
+    }
     if (advice === "stop" && !bySelf) return finish(code, reason);
     calm();
     [link, next] = [next, null];
+    const hasLived = welcomed && now() - welcomedAt >= options.minUptime;
+    if (hasLived) attempt = 0;
+    else if (!welcomed && !isAway()) attempt++;
     if (link) setState("connecting");
     else {
-      const hasLived = welcomed && now() - welcomedAt >= options.minUptime;
-      if (hasLived) attempt = 0;
-      else if (!welcomed && !isAway()) attempt++;
       attempt = Math.max(attempt, code === 1013 ? OVERLOADED_ATTEMPT : 0);
       const delay = hasLived && advice === "resume"
         ? random() * spread // nothing is wrong; only not all at once
@@ -636,7 +651,7 @@ function client(emit, urls, options) {
       if (delay === null) return finish(code, reason);
       pause(delay, attempt >= options.maxRetries);
     }
-    emit("close", { code, reason, final: false });
+    if (state !== "closed") emit("close", { code, reason, final: false });
   }
 
   const parkedDelay = () => options.parkedDelay * (0.5 + random());
@@ -670,7 +685,12 @@ function client(emit, urls, options) {
   function connect() {
     if (link) return;
     listen();
-    storage?.removeItem(key);
+    // Another page of the tab has taken the session out.
+    if (put && put !== storage.getItem(key)) {
+      token = null;
+      expired = true;
+    }
+    put = storage?.removeItem(key);
     attempt = -1;
     connectNow();
   }
@@ -710,7 +730,7 @@ function client(emit, urls, options) {
       pageshow: ({ persisted }) => persisted && wake(),
       pagehide() {
         suspend();
-        if (token) storage?.setItem(key, JSON.stringify([token, [...tracks]]));
+        if (token) storage?.setItem(key, put = JSON.stringify([token, [...tracks], instance]));
       },
     });
     on(page.document, {
@@ -740,9 +760,11 @@ function client(emit, urls, options) {
 
   newInstance();
   // Taken out of it: a duplicated tab has a copy of the storage, and gets a session of its own.
-  const kept = JSON.parse(storage?.getItem(key) ?? null);
-  storage?.removeItem(key);
-  if (kept) [token, tracks] = [kept[0], new Map(kept[1])];
+  try {
+    const kept = JSON.parse(storage?.getItem(key) ?? null);
+    storage?.removeItem(key);
+    if (kept) [token, tracks] = [kept[0], new Map(kept[1])];
+  } catch { /* none */ }
 
   return {
     get state() { return state; },
@@ -761,8 +783,8 @@ function client(emit, urls, options) {
 
     /** Says bye, which ends the session, and closes. */
     close(reason = "") {
-      if (live) tell(link, { type: "bye", reason });
-      finish(1000, reason);
+      if (live) tell(link, { type: "bye", reason: `${reason}` });
+      if (state !== "closed") finish(1000, reason);
     },
 
     /** Drops the connection as a lost network would; the session is resumed. */
