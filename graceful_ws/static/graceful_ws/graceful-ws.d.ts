@@ -12,7 +12,7 @@ export type Json = null | boolean | number | string | readonly Json[] | { readon
  * - `draining`: connected, and told to move to another connection
  * - `waiting`: to try again, with growing delays: the fast lane
  * - `parked`: the same far apart and without end: the slow lane
- * - `closed`: for good, until `connect()`, which begins a new session
+ * - `closed`: for good, until `connect()`, which begins a new session unless the old one can be resumed
  */
 export type State =
   | "disconnected" | "connecting" | "connected" | "draining" | "waiting" | "parked" | "closed";
@@ -130,7 +130,7 @@ export type EventOf<Type extends keyof Details> = CustomEvent<Details[Type]>;
 /** Why a message has no result. */
 export class GracefulError extends Error {
   /**
-   * What the server said (`error`, `timeout` of the handler, `outcome_unknown`, `try_again`, after the
+   * What the server said (`error`, `timeout` of the handler, `outcome_unknown`; `try_again` or `interrupted` after the
    * last try), or `timeout` (of a request), `circuit_open` (no endpoint works), `queue_full`,
    * `too_big`, `poison` (in flight when the server closed for what was sent), `other_identity`
    * (written in the name of another user), `closed`.
