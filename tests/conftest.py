@@ -7,6 +7,7 @@ SQLite and once on PostgreSQL, each time with an empty database as alias ``defau
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,6 +59,13 @@ def missing(what: object) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"required in CI: {what}")
     pytest.skip(str(what))
+
+
+@pytest.fixture(scope="session")
+def node_installed() -> None:
+    """Node.js, with which the browser client's own tests run."""
+    if shutil.which("node") is None:
+        missing("Node.js: there is no node")
 
 
 @pytest.fixture(scope="session")

@@ -207,12 +207,13 @@ class GracefulClient(Known):
 
     async def _queue(self, data: Any, tries: int | None = None) -> Outgoing:
         """Puts a message into the queue, as soon as there is room."""
-        self.session.encode(data)  # refused before it waits
+        text = self.session.encode(data)  # refused before it waits
         while self.session.waiting >= QUEUE_MESSAGES or self.session.waiting_bytes >= QUEUE_BYTES:
             await self._change()
+            self.session.check_size(text)  # the limit may be another server's by now
         if self._connector.end is not None:
             raise self._connector.end
-        message = self.session.send(data, tries)
+        message = self.session.queue(text, tries)
         self._connector.wake()
         return message
 

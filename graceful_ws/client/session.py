@@ -102,7 +102,10 @@ class ClientSession:
         Raises ValueError for what the server would close the connection for: NaN, ill-formed
         Unicode, nested too deep, over ``message_bytes``; TypeError for what is not JSON.
         """
-        text = self.encode(data)
+        return self.queue(self.encode(data), tries)
+
+    def queue(self, text: str, tries: int | None = None) -> Outgoing:
+        """Takes in what ``encode`` made; otherwise as ``send``."""
         seq = self.pending.add(text)
         message = self._outgoing[seq] = Outgoing(seq, text, tries)
         return message
@@ -135,14 +138,15 @@ class ClientSession:
     def encode(self, data: Any) -> str:
         """``data`` as JSON text that the server takes; see ``send`` for what is raised."""
         text = frames.encode_data(data)
-        self._check_size(text)
+        self.check_size(text)
         try:
             frames.decode(message_frame(MAX_SEQ, text))
         except ProtocolError as error:
             raise ValueError(error.reason) from None
         return text
 
-    def _check_size(self, text: str) -> None:
+    def check_size(self, text: str) -> None:
+        """Raises ValueError for encoded data over ``message_bytes``."""
         size = len(message_frame(MAX_SEQ, text).encode())
         if size > self.message_bytes:
             raise ValueError(f"{size} bytes with its frame, over message_bytes")
@@ -255,7 +259,7 @@ class ClientSession:
         events: list[Event] = []
         for seq in list(self.pending.items):
             try:
-                self._check_size(self.pending.items[seq])
+                self.check_size(self.pending.items[seq])
             except ValueError as error:
                 events.append(self._fail(seq, "too_big", str(error)))
         self._move(self.pending.renumber(last_client_seq))

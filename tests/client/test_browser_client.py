@@ -41,7 +41,7 @@ def node_has_websockets() -> bool:
     return version >= (20, 10)
 
 
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")
+pytestmark = pytest.mark.usefixtures("node_installed")
 
 
 def node(*arguments: str, stdin: str = "") -> str:

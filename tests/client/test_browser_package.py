@@ -37,10 +37,8 @@ def types() -> str:
 
 
 @pytest.fixture(scope="module")
-def inside() -> Any:
+def inside(node_installed: None) -> Any:
     """What the module has when it runs."""
-    if shutil.which("node") is None:
-        pytest.skip("there is no node")
     program = f"""
         import * as all from "{MODULE.as_uri()}";
         const socket = new all.GracefulSocket("ws://a/");

@@ -173,7 +173,7 @@ async def test_listener_without_input_waits_for_its_connection_and_lingers() -> 
     async with serving(script) as peer:
         peer.refusing = 1
         nothing = asyncio.subprocess.DEVNULL
-        async with terminal(peer.url, "--linger", "1", stdin=nothing) as session:
+        async with terminal(peer.url, "--linger", "3", stdin=nothing) as session:
             assert await session.ends() == 0
     assert session.out == '"news\\u001b[2J"\n'
     assert "not connected: refused with HTTP 503" in session.err

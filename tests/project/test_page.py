@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -96,7 +95,7 @@ def run_in_node(script: str) -> str:
     ).stdout
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+@pytest.mark.usefixtures("node_installed")
 def test_page_counts_as_the_check_does() -> None:
     module = (ROOT / "project/static/demo/ledger.js").as_uri()
     script = f"""
@@ -112,7 +111,7 @@ def test_page_counts_as_the_check_does() -> None:
     assert json.loads(run_in_node(script)) == [5, 2, 2, 1, 7, 2, 1, 43]
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+@pytest.mark.usefixtures("node_installed")
 def test_page_adds_up_all_visitors_and_itself_once() -> None:
     module = (ROOT / "project/static/demo/counts.js").as_uri()
     script = f"""
