@@ -26,6 +26,7 @@ class Defaults:
     node_name: str = ""  # empty: the host's name and a number
     adapt_servers: bool = True  # patch Daphne and uvicorn so that they can drain
     store_in_django_thread: bool = False  # tests: run the store on Django's thread-sensitive thread
+    tune_gc: bool = True  # let the garbage collector leave alone what is there for good
     sqlite_wal: bool = True  # put a SQLite file into WAL mode when the first node starts
 
     # One connection

@@ -203,9 +203,12 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
         self.live = LiveConnection(node, self, scope, receive, send)
         self._pump = LayerPump(self.live)
         await self._pump.open()
-        self.live.inbox.call(self._connect)
         code: int = CloseCode.ABNORMAL
         try:
+            if self.channel_layer is None and not self.groups and not self.overrides("connect"):
+                await self._connect_here()
+            else:
+                self.live.inbox.call(self._connect)
             code = await self.live.reader.run()
         finally:
             # As a task of the node: a server may cancel this one while a handler still runs.
@@ -229,10 +232,19 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
             await handshake.refuse(self.scope, self.base_send, 500, "connect() failed")
             self._live.reader.give_up()
 
+    async def _connect_here(self) -> None:
+        """``_connect`` where nobody has anything to wait for: without a task, or a time limit."""
+        try:
+            await self._connect()
+        except Fenced:
+            pass
+        except Exception as error:
+            self._live.handler_failed(error)
+
     async def ended(self, code: int) -> None:
         """The connection is over: the part of the end that belongs to the application."""
         await self._pump.stop()
-        if not self._connected:
+        if not self._connected or not self.overrides("disconnect"):
             return
         try:
             async with asyncio.timeout(self.limits.handler_timeout):
@@ -241,6 +253,8 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
             logger.exception("disconnect() failed", extra=self._live.extra())
 
     async def call_session_ended(self) -> None:
+        if not self.overrides("session_ended"):
+            return
         try:
             async with asyncio.timeout(self.limits.handler_timeout):
                 await self.session_ended()
@@ -258,6 +272,12 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
     @property
     def limits(self) -> ConnectionLimits:
         return limits_of(type(self))  # type: ignore[arg-type]
+
+    def overrides(self, hook: str) -> bool:
+        """Whether the application has this hook. One that it does not have is not called: a task
+        and a time limit for each connection that does nothing are the dearest part of a storm."""
+        own = getattr(type(self), hook) is not getattr(GracefulConsumer, hook)
+        return own or hook in vars(self)
 
     @property
     def has_transaction(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from graceful_ws.core.close_codes import CloseCode
@@ -56,6 +56,14 @@ class Follower:
     def has_audience(self) -> bool:
         return type(self).exit_audience is not Follower.exit_audience
 
+    def follows_all(self, followed: Collection[str | None]) -> bool:
+        """Whether ``follow_streams`` has nothing to do for a session that follows these."""
+        if not self.streams:
+            return not self.has_audience
+        if self.presence or self.has_audience:
+            return False
+        return all(stream in followed for stream in self.streams)
+
     async def unsubscribe(self, stream: str) -> None:
         """Follows ``stream`` no longer. Raises as ``subscribe`` does."""
         self._check_accepted("unsubscribe")
@@ -83,7 +91,10 @@ class Follower:
         """What the class says is followed, if it may be, before the first hook of each
         connection."""
         try:
-            await asyncio.gather(*map(self._follow, self.streams))
+            if len(self.streams) == 1:
+                await self._follow(self.streams[0])
+            else:
+                await asyncio.gather(*map(self._follow, self.streams))
             audience = await self.exit_audience()
             if audience is not None:
                 await self._live.subscriptions.tell(list(dict.fromkeys(audience)))

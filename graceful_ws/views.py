@@ -150,7 +150,7 @@ def _journal_state() -> str:
     """The state of the writer's circuit breaker; "closed" before the first connection."""
     states = {
         # A copy: the clock moves a breaker on, and this is not the thread that it belongs to.
-        str(copy.copy(node.journal.breaker).state(node.loop.time()))
+        str(copy.copy(node.journal.health.breaker).state(node.loop.time()))
         for node in local_nodes()
     }
     worst = (BreakerState.OPEN, BreakerState.HALF_OPEN)

@@ -9,6 +9,7 @@ seconds in ``heartbeat`` and the windows of ``welcome``; sizes are bytes.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -292,9 +293,21 @@ def volatile_frame(data: str) -> str:
     return f'{{"type":"volatile","data":{data}}}'
 
 
-def join(frames: list[str]) -> str:
-    """Several encoded frames as the text of one WebSocket message."""
+def join(frames: Sequence[Any]) -> Any:
+    """Several encoded frames as the text of one WebSocket message; one alone, which may be a plain
+    client's bytes, as it is."""
     return frames[0] if len(frames) == 1 else "[" + ",".join(frames) + "]"
+
+
+def wire(data: str | bytes) -> bytes:
+    """A whole unmasked WebSocket message in one frame, text or binary (RFC 6455, 5.2)."""
+    first, payload = (b"\x81", data.encode()) if isinstance(data, str) else (b"\x82", data)
+    size = len(payload)
+    if size < 126:
+        return first + size.to_bytes(1) + payload
+    if size < 65536:
+        return first + b"\x7e" + size.to_bytes(2) + payload
+    return first + b"\x7f" + size.to_bytes(8) + payload
 
 
 def decode_server(text: str) -> list[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, ClassVar, Protocol
 
 from graceful_ws.core.frames import Gap
@@ -26,6 +26,8 @@ class Application(Protocol):
     def has_transaction(self) -> bool: ...
     @property
     def has_audience(self) -> bool: ...
+    def overrides(self, hook: str) -> bool: ...
+    def follows_all(self, followed: Collection[str | None]) -> bool: ...
     @classmethod
     def label(cls) -> str: ...
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from graceful_ws.core import frames
@@ -33,9 +35,13 @@ NOTE_INTERVAL = 10.0  # seconds: acknowledgements are written at most this often
 IDLE_NOTE_INTERVAL = 60.0  # seconds: and liveness alone this often
 
 
-async def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
+def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
     """Makes the session of a hello (None: a new one of a plain client) the connection's own, and
-    welcomes the client; a refusal closes with its code."""
+    welcomes the client; a refusal closes with its code. ``live.attaching`` is done when that is.
+
+    A storm comes here: there is a task only for those who have something to wait for.
+    """
+    live.attaching = asyncio.get_running_loop().create_future()
     entry = Attach(
         node=live.node.id,
         consumer=live.consumer.label(),
@@ -53,29 +59,87 @@ async def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
     )
     before = live.node.predecessor(entry)
     if before is not None:
-        await _let_finish(before)
+        _in_task(live, _attach_after(live, hello, entry, before))
+        return
+    try:
+        waiting = live.node.journal.hello(entry, lambda: live.is_open)
+    except Exception as error:
+        _refused(live, error)
+        live.attaching.set_result(None)
+    else:
+        waiting.add_done_callback(functools.partial(_answered, live, hello, entry))
+
+
+def _in_task(live: LiveConnection, work: Coroutine[Any, Any, None]) -> None:
+    """The rest of the attach has to wait for something."""
+    live.node.spawn(work).add_done_callback(lambda _: _settled(live))
+
+
+def _settled(live: LiveConnection) -> None:
+    if live.attaching is not None and not live.attaching.done():
+        live.attaching.set_result(None)
+
+
+def _answered(
+    live: LiveConnection,
+    hello: frames.Hello | None,
+    entry: Attach,
+    answer: asyncio.Future[Attached],
+) -> None:
+    """The writer has tried the hello; it has not when the socket was gone before."""
+    try:
+        if answer.cancelled():
+            pass
+        elif (error := answer.exception()) is not None:
+            _refused(live, error)
+        else:
+            attached = answer.result()
+            _own(live, entry, attached)
+            if attached.subscriptions and live.consumer.overrides("may_subscribe"):
+                _in_task(live, _go_on(live, hello, attached))
+                return
+            _welcome(live, hello, attached, live.subscriptions.all_allowed(attached, hello))
+    except Exception as error:
+        _refused(live, error)
+    _settled(live)
+
+
+async def _attach_after(
+    live: LiveConnection, hello: frames.Hello | None, entry: Attach, before: LiveConnection
+) -> None:
+    """The same when the session has a connection here."""
+    await _let_finish(before)
     try:
         attached = await live.node.journal.attach(entry, lambda: live.is_open)
-    except OtherIdentity:
-        live.close(CloseCode.OTHER_IDENTITY, "the session is somebody else's")
-    except StaleAttempt:
-        live.close(CloseCode.RESYNC, "a later hello has attached")
-    except (Overloaded, JournalUnavailable) as error:
-        live.close(CloseCode.TRY_AGAIN_LATER, str(error) or "too many hellos")
-    except Exception:
-        logger.exception("attach failed", extra=live.extra())
-        live.close(CloseCode.INTERNAL_ERROR, "attach failed")
-    else:
-        live.entry = entry
-        live.attached = attached
-        live.consumer.session_id = str(attached.uuid)
-        live.node.own(live)
-        live.node.sequencer.ask(attached.told)
+        _own(live, entry, attached)
         await _go_on(live, hello, attached)
+    except Exception as error:
+        _refused(live, error)
     finally:
-        if before is not None and live.node.sessions.get(before.session_pk) is before:
+        if live.node.sessions.get(before.session_pk) is before:
             # It was not taken after all, and has stopped taking messages: its client comes again.
             before.close(CloseCode.RESYNC, "a resume of it came to nothing")
+
+
+def _own(live: LiveConnection, entry: Attach, attached: Attached) -> None:
+    live.entry = entry
+    live.attached = attached
+    live.consumer.session_id = str(attached.uuid)
+    live.node.own(live)
+    if attached.told:
+        live.node.sequencer.ask(attached.told)
+
+
+def _refused(live: LiveConnection, error: BaseException) -> None:
+    if isinstance(error, OtherIdentity):
+        live.close(CloseCode.OTHER_IDENTITY, "the session is somebody else's")
+    elif isinstance(error, StaleAttempt):
+        live.close(CloseCode.RESYNC, "a later hello has attached")
+    elif isinstance(error, Overloaded | JournalUnavailable):
+        live.close(CloseCode.TRY_AGAIN_LATER, str(error) or "too many hellos")
+    else:
+        logger.error("attach failed", exc_info=error, extra=live.extra())
+        live.close(CloseCode.INTERNAL_ERROR, "attach failed")
 
 
 async def _let_finish(before: LiveConnection) -> None:
@@ -124,11 +188,14 @@ def _welcome(
     feed = live.outbox.add(source, attached.position)
     live.subscriptions.resume(followed)
     live.became_ready(attached, feed)
-    if resumed or live.consumer.identity().user_id is not None:
-        live.take_pending()  # what was left for the session, or for its user, until now
-    live.inbox.call(live.consumer.follow_streams)
-    live.inbox.call(live.consumer.resumed if resumed else live.consumer.session_started)
-    logger.info("%s", "resumed" if resumed else "opened", extra=live.extra())
+    live.taker.begin(pending=attached.pending)
+    consumer = live.consumer
+    if not consumer.follows_all(live.outbox.feeds):
+        live.inbox.call(consumer.follow_streams)
+    if consumer.overrides("resumed" if resumed else "session_started"):
+        live.inbox.call(consumer.resumed if resumed else consumer.session_started)
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("%s", "resumed" if resumed else "opened", extra=live.extra())
 
 
 def _welcome_frame(
@@ -178,7 +245,8 @@ def detach(live: LiveConnection, code: int) -> tuple[Detach, asyncio.Future[bool
         close_reason=cut_reason(live.machine.close_reason),
         cause=cause,
     )
-    logger.info("closed %s (%s)", ours or code, cause, extra=live.extra())
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("closed %s (%s)", ours or code, cause, extra=live.extra())
     return entry, live.node.journal.submit(entry)
 
 

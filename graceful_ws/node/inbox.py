@@ -1,8 +1,9 @@
 """What came from one client, handled one after another, in order, beside the reader.
 
-A number is done when its outcome is committed, and the next handler starts after that: so only the
-number after ``last_client_seq`` can have been started before a crash, and a start that may be the
-second is counted in the database first.
+A number is done when its outcome is committed. The next handler starts while that commit is on its
+way, so that what it sends is kept by the same one; the handler after it waits. So only the
+``1 + AHEAD`` numbers after ``last_client_seq`` can have been started before a crash, and a start of
+theirs that may be the second is counted in the database first.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ logger = logging.getLogger("graceful_ws.connection")
 
 RETRY_AFTER = 500  # milliseconds a client waits after a nack that asks for it
 LOOK_AGAIN = 0.5  # seconds until the database is asked again what became of a commit
+AHEAD = 1  # handlers that start before the outcome of the one before is committed
 LAYER_MESSAGES = 100  # messages from the channel layer that wait; then its pump waits
 
 Call = Callable[[], Awaitable[Any]]
@@ -47,14 +49,15 @@ class Inbox:
         self._live = live
         self._items: deque[tuple[int | None, Any]] = deque()  # (number, data) or (None, call)
         self._task: asyncio.Task[None] | None = None
-        self._suspicious: int | None = None  # a number whose handler may have been started before
+        self._suspicious = 0  # up to this number, handlers may have been started before
+        self._completing: asyncio.Future[Any] | None = None  # the last outcome on its way
         self._room = asyncio.Event()
         self._open = True
 
     def resume(self, last_client_seq: int, *, resumed: bool) -> None:
-        """Where the session stands; the next number may have been started by a lost connection."""
+        """Where the session stands; the next numbers may have been started by a lost connection."""
         self.intake.done = self.intake.received = last_client_seq
-        self._suspicious = last_client_seq + 1 if resumed else None
+        self._suspicious = last_client_seq + 1 + AHEAD if resumed else 0
 
     # --- in -----------------------------------------------------------------------------------
 
@@ -89,8 +92,8 @@ class Inbox:
 
     @property
     def busy(self) -> bool:
-        """True while a handler runs or waits to."""
-        return self._task is not None
+        """True while a handler runs or waits to, or its outcome is not committed."""
+        return self._task is not None or self._completing is not None
 
     @property
     def taking(self) -> bool:
@@ -103,9 +106,14 @@ class Inbox:
         self._room.set()
 
     async def finished(self) -> None:
-        """Returns when no handler runs."""
+        """Returns when no handler runs, and all outcomes are committed or will never be."""
         while self._task is not None and self._task is not asyncio.current_task():
             await asyncio.wait([self._task])
+        await self._settled()
+
+    async def _settled(self) -> None:
+        while self._completing is not None:
+            await asyncio.wait([self._completing])
 
     def cancel(self) -> None:
         if self._task is not None:
@@ -131,17 +139,20 @@ class Inbox:
                     await self._call(item)
                 else:
                     await self._message(seq, item)
-        except Fenced:
-            self.stop_taking()
-            self._live.fenced()
         except StopConsumer:
             self.stop_taking()
             self._live.close(CloseCode.NORMAL)
-        except Exception:
-            # The outcome could not be kept, so the number cannot be done here: let it be resumed.
-            logger.exception("the inbox failed", extra=self._live.extra())
-            self.stop_taking()
-            self._live.close(CloseCode.INTERNAL_ERROR, "cannot go on")
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self.stop_taking()
+        if isinstance(error, Fenced):
+            self._live.fenced()
+            return
+        # An outcome could not be kept, so the number cannot be done here: let it be resumed.
+        logger.error("the inbox failed", exc_info=error, extra=self._live.extra())
+        self._live.close(CloseCode.INTERNAL_ERROR, "cannot go on")
 
     async def _call(self, call: Call) -> None:
         try:
@@ -157,7 +168,7 @@ class Inbox:
         journal = live.node.journal
         await journal.wait_healthy()
         transaction = live.consumer.has_transaction
-        if seq == self._suspicious and not transaction:
+        if seq <= self._suspicious and not transaction:
             tries = await journal.submit(CountTry(live.session_pk, live.generation, seq))
             if tries > 1:
                 await self._nack(seq, "outcome_unknown", "started twice, outcome unknown")
@@ -173,6 +184,7 @@ class Inbox:
         except (Fenced, StopConsumer):
             raise
         except (JournalUnavailable, Busy) as error:
+            await self._settled()
             self._ask_again(seq, str(error), begun=not transaction)
         except CommitUnknown:
             await self._settle_unknown(seq)
@@ -192,11 +204,22 @@ class Inbox:
         if not self._live.consumer.resumable:
             self._done(seq, outcome)
             return
-        entry = Complete(
-            self._live.session_pk, self._live.generation, seq, outcome, self.intake.max_messages
+        live = self._live
+        keep = self.intake.max_messages
+        entry = Complete(live.session_pk, live.generation, seq, outcome, keep)
+        before = self._completing
+        self._completing = live.node.journal.submit(
+            entry, lambda _: self._done(seq, outcome), patient=not self._items
         )
-        await self._live.node.journal.submit(entry)
-        self._done(seq, outcome)
+        self._completing.add_done_callback(self._completed)
+        if before is not None:
+            await asyncio.wait([before])
+
+    def _completed(self, future: asyncio.Future[Any]) -> None:
+        if future is self._completing:
+            self._completing = None
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self._failed(error)
 
     async def _nack(self, seq: int, code: str, detail: str) -> None:
         """Consumes the number. When it is consumed already the handler has won: ack it."""
@@ -216,7 +239,6 @@ class Inbox:
         if self.intake.done >= seq:
             return  # the transaction's own commit said so already
         self.intake.complete(seq)
-        self._suspicious = None
         self._live.tell_outcome(seq, outcome)
 
     def _ask_again(self, seq: int, detail: str, *, begun: bool = False) -> None:
@@ -224,7 +246,8 @@ class Inbox:
         an effect, so that the number must stay with its message: a second start is the last."""
         self.intake.ask_again(seq)
         self._items = deque(item for item in self._items if item[0] is None)
-        self._suspicious = seq if begun else None
+        if begun:
+            self._suspicious = max(self._suspicious, seq)
         code = "interrupted" if begun else "try_again"
         frame = Nack(seq=seq, code=code, detail=detail, retry=True, retry_after=RETRY_AFTER)
         self._live.control(encode(frame))

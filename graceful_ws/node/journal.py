@@ -9,43 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from graceful_ws.conf import settings
-from graceful_ws.core.breaker import Breaker, BreakerState
-from graceful_ws.core.retry import DATABASE_RETRIES
 from graceful_ws.store.attach import Attach, attach_all
 from graceful_ws.store.base import (
     JournalUnavailable,
     forget_connection,
-    is_conflict,
-    is_locked,
     is_outage,
     probe,
 )
 from graceful_ws.store.entries import Entry, Later
 from graceful_ws.store.rounds import commit_all
 
+from .health import Health
 from .threads import Threads
 from .waiting import Item, Overloaded, Waiting, tell
 
 logger = logging.getLogger("graceful_ws.journal")
 
-SLOW_NOT_FAILED = 30.0  # seconds for which "database is locked" is only slow
 LOCKED_ELSEWHERE = 0.01  # seconds before a row that somebody else holds is asked for again
 STUCK = 15.0  # seconds after which a round under way counts as an outage
+PATIENCE = 0.002  # seconds that an entry which nobody waits for lets others join its round
 STOP_TIMEOUT = 1.0  # seconds for the round under way when the node stops
-PROBE_INTERVAL = 1.0  # seconds between tries while the database is away
 
 
 class Journal:
     """The writer of one node. ``run`` must be running for anything to be kept."""
 
     def __init__(self) -> None:
-        self.breaker = Breaker(failures=10, open_for=PROBE_INTERVAL / 2, probes=1)
+        self.health = Health()
         self.threads = Threads("writer", 1, 64)
         self.rounds = 0
         self.written = 0
@@ -53,34 +48,40 @@ class Journal:
         self._waiting: deque[Waiting] = deque()
         self._taken: list[Item | Waiting] = []  # of the round under way
         self._wake = asyncio.Event()
+        self._patience: asyncio.TimerHandle | None = None
         self._space = asyncio.Event()
         self._space.set()
-        self._healthy = asyncio.Event()
-        self._healthy.set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._failing_since: float | None = None
-        self._failures = 0
-        self._stuck = False
+        self.bound = settings.journal_queue  # entries that wait before senders do
+        self._loop = asyncio.get_running_loop()
         self._closed = False
 
     # --- what connections call ---------------------------------------------------------------
 
     def submit(
-        self, entry: Entry, committed: Callable[[Any], None] | None = None
+        self,
+        entry: Entry,
+        committed: Callable[[Any], None] | None = None,
+        *,
+        patient: bool = False,
     ) -> asyncio.Future[Any]:
         """Queues an entry and returns the future of its outcome. Without waiting for space: for
-        what must be written whatever happens (completions, detaches)."""
+        what must be written whatever happens (completions, detaches). A ``patient`` one alone
+        begins no round for ``PATIENCE`` seconds: others may come."""
         if self._closed:
             raise JournalUnavailable("the node has stopped")
-        item = Item(entry, asyncio.get_running_loop().create_future(), committed)
-        if entry.refusable and self._is_open():
+        item = Item(entry, self._loop.create_future(), committed)
+        if entry.refusable and self.health.is_open:
             item.future.set_exception(JournalUnavailable("the database does not answer"))
             return item.future
         self._items.append(item)
         self._idle.clear()
-        self._wake.set()
-        if len(self._items) >= settings.journal_queue:
+        if not patient:
+            self._wake.set()
+        elif self._patience is None and not self._wake.is_set():
+            self._patience = self._loop.call_later(PATIENCE, self._wake.set)
+        if len(self._items) >= self.bound:
             self._space.clear()
         return item.future
 
@@ -97,24 +98,27 @@ class Journal:
     async def attach(self, entry: Attach, wanted: Callable[[], bool]) -> Any:
         """Queues a hello; returns Attached. Raises OtherIdentity, StaleAttempt, JournalUnavailable
         after ``attach_timeout`` seconds, or Overloaded."""
+        return await self.hello(entry, wanted)
+
+    def hello(self, entry: Attach, wanted: Callable[[], bool]) -> asyncio.Future[Any]:
+        """The same without waiting: the future is cancelled when ``wanted`` says no."""
         if self._closed:
             raise JournalUnavailable("the node has stopped")
         if len(self._waiting) >= settings.attach_queue:
             raise Overloaded
-        loop = asyncio.get_running_loop()
-        waiting = Waiting(entry, loop.create_future(), wanted, loop.time())
+        waiting = Waiting(entry, self._loop.create_future(), wanted, self._loop.time())
         self._waiting.append(waiting)
         self._idle.clear()
         self._wake.set()
-        return await waiting.future
+        return waiting.future
 
     @property
     def healthy(self) -> bool:
-        return self._healthy.is_set()
+        return self.health.works.is_set()
 
     async def wait_healthy(self) -> None:
         """Returns when the last round reached the database: no handler starts while none does."""
-        await self._healthy.wait()
+        await self.health.works.wait()
 
     async def flush(self) -> None:
         """Returns when nothing waits."""
@@ -136,6 +140,8 @@ class Journal:
     def _close(self) -> None:
         """Nobody writes any more: nobody may wait for it."""
         self._closed = True
+        if self._patience is not None:
+            self._patience.cancel()
         for item in [*self._taken, *self._items, *self._waiting]:
             if not item.future.done():
                 item.future.cancel()
@@ -149,8 +155,13 @@ class Journal:
         while True:
             await self._wait_for_work()
             self._wake.clear()
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
             attaches, items = self._take_attaches(), self._take_items()
             self._taken = [*attaches, *items]
+            if self._items or self._waiting:
+                self._wake.set()  # more than one round may take
             pause = 0.0
             try:
                 if attaches:
@@ -161,11 +172,9 @@ class Journal:
                 self._abandon(error)
                 raise
             self._taken = []
-            if self._items or self._waiting:
-                self._wake.set()
-            else:
+            if not self._items and not self._waiting:
                 self._idle.set()
-            if len(self._items) < settings.journal_queue:
+            if len(self._items) < self.bound:
                 self._space.set()
             if pause:
                 await asyncio.sleep(pause)
@@ -173,14 +182,14 @@ class Journal:
     async def _wait_for_work(self) -> None:
         """Returns when something waits. While the database is away it is asked now and then all
         the same: handlers wait to hear that it is back."""
-        while not self._healthy.is_set() and not self._wake.is_set():
-            await asyncio.sleep(PROBE_INTERVAL)
+        while not self.healthy and not self._wake.is_set():
+            await asyncio.sleep(self.health.probe_interval)
             try:
                 await self.threads.run(probe)
             except Exception as error:
                 await self._failed(error)
             else:
-                self._succeeded()
+                self.health.succeeded()
         await self._wake.wait()
 
     def _take_items(self) -> list[Item]:
@@ -193,7 +202,7 @@ class Journal:
         return taken
 
     def _take_attaches(self) -> list[Waiting]:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         taken: list[Waiting] = []
         while self._waiting and len(taken) < settings.round_entries:
             waiting = self._waiting.popleft()
@@ -213,25 +222,26 @@ class Journal:
         outage: BaseException | None = None
         later = False
         for item, outcome in zip(items, outcomes, strict=True):
-            if is_outage(outcome):
+            if not isinstance(outcome, BaseException):
+                self.written += 1
+                tell(item, outcome)
+                if not item.future.done():
+                    item.future.set_result(outcome)
+            elif is_outage(outcome):
                 outage = outcome
                 again.append(item)
             elif isinstance(outcome, Later):
                 later = True
                 again.append(item)
-            elif isinstance(outcome, BaseException):
-                if not item.future.done():
-                    item.future.set_exception(outcome)
-            else:
-                self.written += 1
-                tell(item, outcome)
-                if not item.future.done():
-                    item.future.set_result(outcome)
-        self._items.extendleft(reversed(again))
+            elif not item.future.done():
+                item.future.set_exception(outcome)
+        if again:
+            self._items.extendleft(reversed(again))
+            self._wake.set()
         self.rounds += 1
         if outage is not None:
             return await self._failed(outage)
-        self._succeeded()
+        self.health.succeeded()
         return LOCKED_ELSEWHERE if later and len(again) == len(items) else 0.0
 
     async def _attach_round(self, waiting: Sequence[Waiting]) -> float:
@@ -249,10 +259,12 @@ class Journal:
                 item.future.set_exception(outcome)
             else:
                 item.future.set_result(outcome)
-        self._waiting.extendleft(reversed(again))
+        if again:
+            self._waiting.extendleft(reversed(again))
+            self._wake.set()
         if outage is not None:
             return await self._failed(outage)
-        self._succeeded()
+        self.health.succeeded()
         return LOCKED_ELSEWHERE if again and len(again) == len(waiting) else 0.0
 
     async def _outcomes(
@@ -264,59 +276,23 @@ class Journal:
         await asyncio.wait([work], timeout=STUCK)
         if not work.done():
             logger.warning("the database has not answered for %.0f s", STUCK)
-            self._stuck = True
-            self._healthy.clear()
+            self.health.stuck = True
+            self.health.works.clear()
             self._fail_fast()
         try:
             return await work
         finally:
-            self._stuck = False
+            self.health.stuck = False
 
-    # --- health ------------------------------------------------------------------------------
-
-    def _is_open(self) -> bool:
-        if self._stuck:
-            return True
-        now = asyncio.get_running_loop().time()
-        return self.breaker.state(now) is not BreakerState.CLOSED
-
-    def _succeeded(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self.breaker.succeeded(now)
-        if self._failures:
-            logger.info(
-                "the database answers again after %d failures, the breaker is %s",
-                self._failures,
-                self.breaker.state(now),
-            )
-        self._failures = 0
-        self._failing_since = None
-        if not self._is_open():  # else probes go on: healthy means that messages are taken
-            self._healthy.set()
+    # --- while the database does not answer --------------------------------------------------
 
     async def _failed(self, error: BaseException) -> float:
         """Notes a failed round; returns how long to pause before the next, in seconds."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if self._failing_since is None:
-            self._failing_since = now
-        was_open = self._is_open()
-        self._failures += 1
-        slow = is_locked(error) or is_conflict(error)
-        slow = slow and now - self._failing_since < SLOW_NOT_FAILED
-        if not slow:
+        if self.health.failed(error):
             await self.threads.run(forget_connection)
-            self._healthy.clear()
-            self.breaker.failed(now)
-        if self._failures in (1, 10) or self._failures % 60 == 0:
-            logger.warning("round failed (%d in a row): %s", self._failures, error)
-        if self._is_open():
-            if not was_open:
-                logger.warning("the breaker is open: messages are refused until a probe succeeds")
+        if self.health.is_open:
             self._fail_fast()
-            return PROBE_INTERVAL
-        index = min(self._failures, len(DATABASE_RETRIES)) - 1
-        return DATABASE_RETRIES[index] * random.uniform(0.75, 1.25)
+        return self.health.pause
 
     def _fail_fast(self) -> None:
         """The breaker is open: messages are refused, what must not be lost stays queued."""
@@ -328,7 +304,7 @@ class Journal:
             else:
                 kept.append(item)
         self._items = kept
-        if len(kept) < settings.journal_queue:
+        if len(kept) < self.bound:
             self._space.set()  # who waits for space is refused, too
 
     def _abandon(self, error: Exception) -> None:

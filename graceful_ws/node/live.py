@@ -33,7 +33,7 @@ from graceful_ws.core.transitions import (
     SendPing,
     State,
 )
-from graceful_ws.servers import dropper
+from graceful_ws.servers import dropper, writer
 from graceful_ws.store.attach import Attach, Attached
 from graceful_ws.store.entries import Append, Fenced
 from graceful_ws.store.nodes import Ending
@@ -72,10 +72,13 @@ class LiveConnection:
         self.inbox = Inbox(self)
         self.outbox = Outbox(
             self._transmit,
+            self._sent,
             consumer.gap_told,
             node.spawn,
+            node.flusher,
             replay_rows=node.replay_rows,
             raw=self.plain,
+            write=writer(scope, send),
         )
         self.subscriptions = Subscriptions(self)
         self.attached: Attached | None = None
@@ -85,11 +88,11 @@ class LiveConnection:
         self.reader = Reader(self, receive)
         self._send = send
         self._loop = asyncio.get_running_loop()
-        self.attaching: asyncio.Task[None] | None = None
+        self.attaching: asyncio.Future[None] | None = None
         self.ready_future: asyncio.Future[Attached] = self._loop.create_future()
         self.instance = ""
         self.over = False  # the end has begun
-        self._taker = Taker(self)
+        self.taker = Taker(self)
         self.ended_elsewhere = False
         self.end_cause: str | None = None  # set: the session ends with the connection
         self.noted_at = -math.inf
@@ -148,11 +151,11 @@ class LiveConnection:
         self.perform(self.machine.handle(OPENED, self._loop.time()))
         self.node.add(self)
         if self.plain:
-            self.attaching = self.node.spawn(attach(self, None))
+            attach(self, None)
 
     def hello(self, hello: frames.Hello) -> None:
         self.instance = hello.instance
-        self.attaching = self.node.spawn(attach(self, hello))
+        attach(self, hello)
 
     @property
     def hello_due(self) -> bool:
@@ -211,8 +214,7 @@ class LiveConnection:
 
     def take_pending(self) -> None:
         """Numbers what others left for the session, and sends it."""
-        if self.feed is not None:  # else the welcome does
-            self._taker.take()
+        self.taker.take()
 
     def head_moved(self, last_seq: int) -> None:
         """Somebody has seen the session's head; what is not at hand is read."""
@@ -241,7 +243,7 @@ class LiveConnection:
         if not self.plain and not self.outbox.control(frame):
             self.close(CloseCode.SLOW_CONSUMER, "control frames wait")
 
-    async def _transmit(self, data: str | bytes, application: bool) -> None:
+    async def _transmit(self, data: str | bytes) -> bool:
         kind = "text" if isinstance(data, str) else "bytes"
         try:
             await self._send({"type": "websocket.send", kind: data})
@@ -249,8 +251,11 @@ class LiveConnection:
             # uvicorn raises ClientDisconnected (an OSError) or RuntimeError once the peer is gone;
             # the reader hears of it as websocket.disconnect.
             self.outbox.close()
-        else:
-            self.event(MESSAGE_SENT if application else FRAME_SENT)
+            return False
+        return True
+
+    def _sent(self, application: bool) -> None:
+        self.event(MESSAGE_SENT if application else FRAME_SENT)
 
     # --- the state machine --------------------------------------------------------------------
 

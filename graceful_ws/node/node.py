@@ -22,7 +22,9 @@ from graceful_ws.store.rounds import Numbers, standing
 from graceful_ws.store.wakers import wakers
 
 from .backplane import Backplane
+from .collector import settle
 from .drain import Drain, DrainOptions, adapt_servers
+from .flusher import Flusher
 from .hub import Hub
 from .journal import Journal
 from .lookout import Lookout
@@ -39,6 +41,7 @@ logger = logging.getLogger("graceful_ws.node")
 READERS = 2
 SERVICES = 2
 THREADS = 1 + READERS + SERVICES + AT_ONCE  # with the writer; and handler_threads beside these
+LEFT = 1000  # sessions not here yet for which something was left
 STOP_TIMEOUT = 1.0  # seconds for cancelled tasks to end
 
 _nodes: dict[asyncio.AbstractEventLoop, Node] = {}
@@ -94,11 +97,13 @@ class Node:
         self.connections: set[LiveConnection] = set()
         self.sessions: dict[int, LiveConnection] = {}
         self._tokens: dict[bytes, LiveConnection] = {}
+        self._left: set[int] = set()  # sessions for which something was left, and not here yet
         self.journal = Journal()
         self.readers = Threads("reader", READERS, 4096)
         self.services = Threads("service", SERVICES, 256)  # beat and rounds wait for no page
         self.handler_threads = Threads("handler", settings.handler_threads, settings.handler_queue)
         self.timers = Timers()
+        self.flusher = Flusher()
         self.backplane = Backplane(self._heard, self._joined)
         self.hub = Hub(self.backplane, self.readers, self.services, self.spawn)
         self.sequencer = Sequencer(self)
@@ -144,6 +149,7 @@ class Node:
                 ("sequencer", self.sequencer.run),
             )
         ]
+        settle()
         logger.info("node %s started on %s", self.name, servers.current())
 
     async def register(self) -> None:
@@ -224,6 +230,9 @@ class Node:
             self._tokens[live.attached.token_hash] = live
         if before is not None and before is not live:
             before.superseded(live.instance)
+        if live.session_pk in self._left:
+            self._left.discard(live.session_pk)
+            live.take_pending()
 
     def predecessor(self, entry: Attach) -> LiveConnection | None:
         """The connection in this process whose session a hello asks for, and may take."""
@@ -313,7 +322,12 @@ class Node:
         """Numbers and sends what was left for sessions (primary keys) attached here."""
         for pk in sessions:
             live = self.sessions.get(pk)
-            if live is not None and live.is_open:
+            if live is None:
+                # Its attach may have been committed, and not heard of yet. The poll finds the rest.
+                if len(self._left) >= LEFT:
+                    self._left.clear()
+                self._left.add(pk)
+            elif live.is_open:
                 live.take_pending()
 
     # --- drain --------------------------------------------------------------------------------

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from graceful_ws.conf import settings
-from graceful_ws.core.frames import MAX_ARRAY, Ack, Gap, encode, join
+from graceful_ws.core.frames import Gap, encode, join
 from graceful_ws.core.window import Hole, SendWindow, check_page
 
 from .feed import Feed, Source
+from .flusher import Flusher
+from .queued import Message, Queued
+
+Write = Callable[[bytes], bool]  # as graceful_ws.servers has it
 
 logger = logging.getLogger("graceful_ws.connection")
 
-ARRAY_BYTES = 256 * 1024  # several frames travel together up to this size
 PAGE_ROWS = 256
 READ_AGAIN = 1.0  # seconds after a page that could not be read
 PAGE_BYTES = 1024 * 1024
@@ -31,33 +33,38 @@ PAGE_BYTES = 1024 * 1024
 
 class Outbox:
     """The sending half of one connection; nothing here waits for another one. ``transmit`` sends
-    one WebSocket message, ``on_gap`` is told of every gap."""
+    one WebSocket message; ``write``, where the server has it, sends a whole frame at once or says
+    that it cannot. ``sent`` is told after each whether application messages were in it, ``on_gap``
+    is told of every gap."""
 
     def __init__(
         self,
-        transmit: Callable[[str | bytes, bool], Awaitable[None]],
+        transmit: Callable[[str | bytes], Awaitable[bool]],
+        sent: Callable[[bool], None],
         on_gap: Callable[[Gap], None],
         spawn: Callable[[Any], asyncio.Task[Any]],
+        flusher: Flusher,
         *,
         replay_rows: int,
         raw: bool = False,
+        write: Write | None = None,
     ) -> None:
         self.window = SendWindow(settings.send_window, settings.send_window_bytes)
         self.feeds: dict[str | None, Feed] = {}
-        self.raw = raw  # a plain client: data without frames, numbers or acknowledgements
-        self.progress_at = asyncio.get_running_loop().time()
+        self._time = asyncio.get_running_loop().time
+        self.progress_at = self._time()
         self.replayed = 0
         self._transmit = transmit
+        self._write = write
+        self._told_sent = sent
+        self._flusher = flusher
         self._on_gap = on_gap
         self._spawn = spawn
         self._replay_rows = replay_rows
-        self._queue: deque[tuple[Any, bool]] = deque()  # (frame, is an application message)
-        self._queued = 0  # bytes of it
-        self._control = 0
-        self._ack: int | None = None
-        self._results: dict[str, Any] = {}
-        self._nacks: deque[str] = deque()
-        self._sender: asyncio.Task[None] | None = None
+        self._queued = Queued(raw=raw)
+        self._next: Message | None = None  # taken from what is queued, and not sent yet
+        self._due = False  # the flusher will call
+        self._sender: asyncio.Task[None] | None = None  # while the socket makes it wait
         self._reader: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
         self._next_size = 0  # of the frame that found no room
@@ -69,28 +76,32 @@ class Outbox:
         """Queues a control frame. False when too many wait: the client takes nothing."""
         if not self._open:
             return True
-        if self._control >= settings.control_frames:
+        if self._queued.control >= settings.control_frames:
             return False
-        self._control += 1
-        self._put(frame, False)
+        self._queued.put(frame, False)
         self._wake()
         return True
 
     def plain(self, text: str | bytes) -> None:
         """Queues an unnumbered application message: a volatile, or anything for a plain client."""
         if self._open:
-            self._put(text, True)
+            self._queued.put(text, True)
             self._wake()
+
+    @property
+    def raw(self) -> bool:
+        """A plain client: data without frames, numbers or acknowledgements."""
+        return self._queued.raw
 
     def make_raw(self) -> None:
         """The client turned out to be a plain one."""
-        self.raw = True
+        self._queued.raw = True
 
     @property
     def crowded(self) -> bool:
         """True when unnumbered messages should wait or be dropped."""
-        window = self.window
-        return len(self._queue) >= window.max_messages or self._queued >= window.max_bytes
+        window, queued = self.window, self._queued
+        return len(queued) >= window.max_messages or queued.bytes >= window.max_bytes
 
     async def wait_uncrowded(self) -> None:
         """Returns when there is room for an unnumbered message, or the connection is over."""
@@ -110,11 +121,9 @@ class Outbox:
         """Acknowledges up to ``seq``; acks that wait are merged. A ``nack`` frame goes first."""
         if not self._open:
             return
-        if nack is not None:
-            self._nacks.append(nack)
-        self._ack = seq if self._ack is None else max(seq, self._ack)
+        self._queued.acknowledge(seq, nack)
         if has_result:
-            self._results[str(seq)] = result
+            self._queued.result(seq, result)
         self._wake()
 
     def add(self, source: Source, position: int, *, head: int = 0) -> Feed:
@@ -145,13 +154,13 @@ class Outbox:
 
     def _send(self, feed: Feed, seq: int, frame: str) -> None:
         feed.cursor.advance(seq, len(frame))
-        if self.raw:
+        if self._queued.raw:
             feed.cursor.ack(seq)  # nobody will
             feed.acked_epoch = feed.source.epoch
-        self._put(frame, True)
+        self._queued.put(frame, True)
 
     def _has_room(self, size: int) -> bool:
-        return not self.crowded if self.raw else self.window.has_room(size)
+        return not self.crowded if self._queued.raw else self.window.has_room(size)
 
     def moved(self, feed: Feed) -> None:
         """The head of the feed's source has moved, and the messages are not at hand."""
@@ -169,7 +178,7 @@ class Outbox:
             self._room.set()
         elif feed.cursor.ack(seq):
             feed.acked_epoch = feed.source.epoch
-            self.progress_at = asyncio.get_running_loop().time()
+            self.progress_at = self._time()
             self._room.set()
 
     def gap(self, feed: Feed, reason: str, oldest: int | None = None) -> None:
@@ -186,14 +195,9 @@ class Outbox:
         )
         cursor.skip(source.head)
         if not self.raw:
-            self._put(encode(frame), False)
-            self._control += 1
+            self._queued.put(encode(frame), False)
             self._wake()
         self._on_gap(frame)
-
-    def _put(self, frame: str | bytes, application: bool) -> None:
-        self._queue.append((frame, application))
-        self._queued += len(frame)
 
     # --- out ----------------------------------------------------------------------------------
 
@@ -201,7 +205,7 @@ class Outbox:
     def blocked(self) -> bool:
         """True while something cannot go because the client takes nothing, or acknowledges
         nothing; not while the journal is what is waited for."""
-        return bool(self._queue or self._sender is not None or self._spilling)
+        return bool(self._sender is not None or self._queued or self._spilling)
 
     @property
     def _spilling(self) -> bool:
@@ -213,54 +217,55 @@ class Outbox:
         """Pings that leave are no progress of a client that acknowledges nothing: a server without
         back-pressure takes them always."""
         if application or not self._spilling:
-            self.progress_at = asyncio.get_running_loop().time()
+            self.progress_at = self._time()
 
     async def flushed(self) -> None:
         """Returns when what is queued now has been sent, or the connection is over."""
+        self.flush()
         while self._open and self._sender is not None:
             await asyncio.wait([self._sender])
 
     def _wake(self) -> None:
-        if self._sender is None:
+        if self._sender is None and not self._due:
             self._progressed(False)
-            self._sender = self._spawn(self._send_all())
-            self._sender.add_done_callback(self._sent)
+            self._due = True
+            self._flusher.ask(self)
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        # Not in a finally of the task: one that is cancelled before it began has none.
-        self._sender = None
-        if self._open and (self._queue or self._ack is not None):
-            self._wake()
+    def flush(self) -> None:
+        """Sends what waits, as long as the socket takes it at once; a task sends the rest."""
+        self._due = False
+        while self._sender is None and (message := self._take()) is not None:
+            frames, application = message
+            if self._write is not None and self._write(self._flusher.encoded(frames)):
+                self._was_sent(application)
+            else:
+                self._sender = self._spawn(self._send_all())
+                self._sender.add_done_callback(self._sender_ended)
+
+    def _take(self) -> Message | None:
+        """What goes next, until it was sent."""
+        if self._next is None and self._open and self._queued:
+            self._next = self._queued.take()
+        return self._next
 
     async def _send_all(self) -> None:
-        while self._open and (self._queue or self._ack is not None):
-            text, application = self._take()
-            await self._transmit(text, application)
-            self._progressed(application)
-            self._room.set()
+        while (message := self._take()) is not None:
+            frames, application = message
+            if not await self._transmit(join(frames)):
+                return
+            self._was_sent(application)
 
-    def _take(self) -> tuple[str | bytes, bool]:
-        frames: list[str] = []
-        size = 0
-        application = False
-        queue = self._queue
-        nacks = min(len(self._nacks), MAX_ARRAY // 2)
-        limit = 1 if self.raw else MAX_ARRAY - nacks - (self._ack is not None)
-        while queue and len(frames) < limit and size < ARRAY_BYTES:
-            frame, is_message = queue.popleft()
-            if is_message:
-                application = True
-            else:
-                self._control -= 1
-            size += len(frame)
-            frames.append(frame)
-        self._queued -= size
-        # Behind what waited: nothing comes before the welcome.
-        frames.extend(self._nacks.popleft() for _ in range(nacks))
-        if self._ack is not None and not self._nacks:
-            frames.append(encode(Ack(seq=self._ack, results=self._results)))
-            self._ack, self._results = None, {}
-        return join(frames), application
+    def _sender_ended(self, task: asyncio.Task[None]) -> None:
+        # Not in a finally of the task: one that is cancelled before it began has none.
+        self._sender = None
+        if self._open and (self._next is not None or self._queued):
+            self._wake()
+
+    def _was_sent(self, application: bool) -> None:
+        self._next = None
+        self._told_sent(application)
+        self._progressed(application)
+        self._room.set()
 
     # --- reading what is not at hand ----------------------------------------------------------
 
@@ -322,15 +327,15 @@ class Outbox:
                 break
             self._send(feed, seq, frame)
             self.replayed += 1
-        if self._queue:
+        if self._queued:
             self._wake()
         return max(1, min(PAGE_ROWS, PAGE_BYTES * max(1, len(page)) // size))
 
     def close(self) -> None:
         """The connection is over: nothing more is sent, nobody waits here any longer."""
         self._open = False
-        self._queue.clear()
-        self._queued = 0
+        self._queued.clear()
+        self._next = None
         self._room.set()
         for task in (self._sender, self._reader):
             if task is not None:

@@ -129,7 +129,7 @@ class Sequencer:
         """Messages wait for sessions (primary keys, and their nodes): here, or elsewhere."""
         elsewhere: dict[uuid.UUID, list[int]] = {}
         for pk, at in sessions:
-            if pk in self._node.sessions:
+            if pk in self._node.sessions or at == self._node.id:
                 self._node.take_pending([pk])
             elif at is not None:
                 elsewhere.setdefault(at, []).append(pk)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graceful_ws.conf import settings
-from graceful_ws.core.frames import Subscribed, Unsubscribed, encode
+from graceful_ws.core.frames import Hello, Subscribed, Unsubscribed, encode
 from graceful_ws.store import streams
-from graceful_ws.store.attach import Followed
+from graceful_ws.store.attach import Attached, Followed
 from graceful_ws.store.following import (
     Audience,
     Deny,
@@ -109,6 +109,11 @@ class Subscriptions:
                 else:
                     going_on.append(Resumed(one.stream, Tip("", 0), 0, "denied"))
         return going_on
+
+    def all_allowed(self, attached: Attached, hello: Hello | None) -> list[Resumed]:
+        """The same where nothing says no."""
+        positions = hello.positions if hello is not None else {}
+        return [resumed_at(one, positions.get(one.stream)) for one in attached.subscriptions]
 
     def resume(self, followed: Sequence[Resumed]) -> None:
         """Behind the welcome: what was missed comes, and then what is new."""

@@ -20,10 +20,18 @@ class Taker:
         self._live = live
         self._taking: asyncio.Future[Any] | None = None
         self._again = False  # something was left since the round under way began
+        self._begun = False
+
+    def begin(self, *, pending: bool) -> None:
+        """The connection is welcomed. ``pending``: something was left before its session attached;
+        what was left since then has been told."""
+        self._begun = True
+        if pending or self._again:
+            self.take()
 
     def take(self) -> None:
-        if self._taking is not None:
-            self._again = True  # the round may have read already
+        if self._taking is not None or not self._begun:
+            self._again = True  # the round, or the attach, may have read already
             return
         self._again = False
         entry = TakePending(self._live.session_pk, self._live.generation)

@@ -21,6 +21,8 @@ logger = logging.getLogger("graceful_ws.servers")
 ADAPTERS = {"daphne": "daphne.server", "uvicorn": "uvicorn.server"}  # name → imported module
 OTHERS = {"hypercorn": "hypercorn.asyncio", "granian": "granian.server"}
 EXTENSION = "graceful_ws"  # key in scope["extensions"]
+COMPRESSED_FROM = 1024  # bytes: smaller messages go uncompressed although compression was agreed
+Write = Callable[[bytes], bool]
 
 installed: dict[str, str] = {}  # server → version, as its distribution calls it
 missing: dict[str, str] = {}  # what an adapter did not find → what does not work without it
@@ -103,3 +105,33 @@ def dropper(scope: Mapping[str, Any], send: Any) -> Callable[[], None] | None:
         )
         return found
     return None
+
+
+def writer(scope: Mapping[str, Any], send: Any) -> Write | None:
+    """Return a function that sends a whole WebSocket frame at once; None if the server offers none,
+    or if ``send`` is not its own: a middleware that looks at messages must see all of them.
+
+    It returns False, and has done nothing, when the frame has to go by ``send``: the peer does not
+    read, the connection is not open, or the server compresses messages of this size.
+    """
+    write: Write | None = None
+    offered = (scope.get("extensions") or {}).get(EXTENSION)
+    if offered is not None and "write" in offered:
+        send = _unwrapped(send)
+        if offered["is_own"](send):
+            write = offered["write"]
+    return write
+
+
+def _unwrapped(send: Any) -> Any:
+    """``send`` without the wrapper of Channels' session middleware, which looks at responses only
+    (``save_message_types``)."""
+    wrapper: Any = getattr(send, "__self__", None)
+    while (
+        type(wrapper).__module__ == "channels.sessions"
+        and getattr(wrapper, "save_message_types", None) == ["http.response.start"]
+        and hasattr(wrapper, "real_send")
+    ):
+        send = wrapper.real_send
+        wrapper = getattr(send, "__self__", None)
+    return send

@@ -15,7 +15,7 @@ from typing import Any
 
 from uvicorn.server import Server
 
-from . import EXTENSION
+from . import COMPRESSED_FROM, EXTENSION
 from .signals import Stop
 
 _close_timeout = 10.0
@@ -101,14 +101,35 @@ class _Outermost:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
         if scope["type"] == "websocket":
             drop = dropper(send)
-            if drop is not None:
-                scope.setdefault("extensions", {})[EXTENSION] = {"drop": drop}
             protocol: Any = getattr(send, "__self__", None)
+            if drop is not None:
+                offer = {"drop": drop}
+                write = _writer(protocol)
+                if write is not None:
+                    offer |= {"write": write, "is_own": send.__eq__}
+                scope.setdefault("extensions", {})[EXTENSION] = offer
             if hasattr(protocol, "close_timeout"):
                 protocol.close_timeout = _close_timeout
             if hasattr(protocol, "close_timer"):
                 receive = _until_closed(protocol, receive)
         return await self._application(scope, receive, send)
+
+
+def _writer(protocol: Any) -> Any:
+    """A function that sends a whole frame now; None for a protocol that cannot be told to."""
+    if type(protocol).__name__ != "WebSocketsSansIOProtocol":
+        return None
+    connection, transport, writable = protocol.conn, protocol.transport, protocol.writable
+
+    def write(frame: bytes) -> bool:
+        if not protocol.handshake_complete or protocol.close_sent or transport.is_closing():
+            return False
+        if not writable.is_set() or (len(frame) > COMPRESSED_FROM and connection.extensions):
+            return False
+        transport.write(frame)
+        return True
+
+    return write
 
 
 def _until_closed(protocol: Any, receive: Any) -> Any:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any
-from uuid import UUID
 
 from django.db import InterfaceError, InternalError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from graceful_ws.conf import settings
+
+from .sql import takes_many
 
 
 class JournalUnavailable(Exception):
@@ -29,12 +28,13 @@ def connection() -> BaseDatabaseWrapper:
 
 
 STOPPED = 10  # seconds that PostgreSQL lets a process which was stopped hold its locks
+LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '%ss'"
 
 
 @contextmanager
-def writing(*, long: bool = False) -> Iterator[BaseDatabaseWrapper]:
+def writing(*, long: bool = False, limited: bool = False) -> Iterator[BaseDatabaseWrapper]:
     """A write transaction on this thread's own connection; ``long`` when code of the application
-    runs in it.
+    runs in it, ``limited`` when its first statement begins with what ``limit`` says.
 
     On SQLite it is IMMEDIATE: a deferred one that read first gets SQLITE_BUSY at once when it
     comes to write, whatever the timeout. PostgreSQL runs READ COMMITTED: numbering relies on each
@@ -49,13 +49,29 @@ def writing(*, long: bool = False) -> Iterator[BaseDatabaseWrapper]:
         using.transaction_mode = "IMMEDIATE"  # type: ignore[attr-defined]
     try:
         with transaction.atomic(using=using.alias):
-            if using.vendor == "postgresql" and outermost and not long:
-                with using.cursor() as cursor:
-                    cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout='{STOPPED}s'")
+            if outermost and not long and not limited:
+                _limit(using)
             yield using
     finally:
         if using.vendor == "sqlite" and outermost:
             using.transaction_mode = mode  # type: ignore[attr-defined]
+
+
+def limit(using: BaseDatabaseWrapper) -> str:
+    """Begins the first statement of a ``limited`` transaction, so that the limit costs no round
+    trip of its own."""
+    if using.vendor != "postgresql" or len(using.atomic_blocks) > 1:
+        return ""
+    if takes_many(using):
+        return f"{LIMIT % STOPPED};\n"
+    _limit(using)
+    return ""
+
+
+def _limit(using: BaseDatabaseWrapper) -> None:
+    if using.vendor == "postgresql":
+        with using.cursor() as cursor:
+            cursor.execute(LIMIT % STOPPED)
 
 
 def one_writer() -> bool:
@@ -131,26 +147,3 @@ def locked_rows(queryset, *, skip_locked: bool):  # type: ignore[no-untyped-def]
     return queryset.order_by("pk").select_for_update(
         of=("self",), no_key=True, skip_locked=skip_locked
     )
-
-
-def execute_many(
-    using: BaseDatabaseWrapper, sql: str, parameters: Sequence[tuple[Any, ...]]
-) -> None:
-    """One statement for many rows; on PostgreSQL psycopg pipelines it."""
-    if not parameters:
-        return
-    adapt = using.ops.adapt_datetimefield_value
-    uuids = using.features.has_native_uuid_field
-    rows = [
-        tuple(
-            adapt(value)
-            if isinstance(value, datetime)
-            else value.hex
-            if isinstance(value, UUID) and not uuids
-            else value
-            for value in values
-        )
-        for values in parameters
-    ]
-    with using.cursor() as cursor:
-        cursor.executemany(sql, rows)

@@ -36,10 +36,7 @@ class Row:
     changed: bool = False
 
 
-COLUMNS = (
-    *("id", "generation", "state", "last_seq", "acked_seq", "last_client_seq", "tries"),
-    *("present", "instance"),
-)
+COLUMNS = "id, generation, state, last_seq, acked_seq, last_client_seq, tries, present, instance"
 
 
 @dataclass(slots=True, eq=False)
@@ -172,7 +169,7 @@ class Note(Entry):
             row.changed = True
             work.acked.append((row.id, row.acked_seq))
         for stream, (epoch, seq) in self.streams.items():
-            work.following.acks.append((row.id, stream, epoch, seq))
+            work.following.acknowledge(row.id, stream, epoch, seq)
 
 
 @dataclass(slots=True, eq=False)
@@ -210,6 +207,8 @@ class Detach(Note):
                 self.close_code,
                 self.close_reason,
                 self.cause,
+                None,
+                "",
                 row.id,
             )
         )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from graceful_ws.models import Presence, StreamMessage, Subscription
 
-from .base import execute_many
 from .entries import Entry, Row
-from .streams import Tip, message, tips
+from .sql import Batch
+from .streams import MESSAGE, Tip, fresh, tips
 
 if TYPE_CHECKING:
     from .rounds import Round
@@ -92,8 +92,8 @@ class Publish(Entry):
         self.owned(row)
         if self.perhaps is not None and work.following.is_kept(self.perhaps):
             return
-        kept = message(self.stream, self.data)
-        self.perhaps = kept.uuid
+        kept = fresh(self.stream, self.data, work.now)
+        self.perhaps = kept[0]
         work.following.published.append(kept)
 
 
@@ -104,8 +104,8 @@ class Following:
     """What the entries of one round read and write of streams."""
 
     def __init__(self, work: Round) -> None:
-        self.published: list[StreamMessage] = []
-        self.acks: list[tuple[int, str, str, int]] = []  # session, stream, epoch, seq
+        self.published: list[tuple[Any, ...]] = []
+        self.acks: dict[tuple[int, str], tuple[str, int]] = {}  # (session, stream): (epoch, seq)
         self._work = work
         self._tips: dict[str, Tip] = {}
         self._subscriptions: dict[tuple[int, str], Tip] = {}
@@ -156,8 +156,8 @@ class Following:
             return False
         audience.add(stream)
         self._made.append(Presence(session_id=row.id, stream=stream))
-        self.published.append(message(stream, joined))
-        row.present = row.changed = True
+        self.published.append(fresh(stream, joined, self._work.now))
+        self._present(row, True)
         return True
 
     def leave(self, row: Row, stream: str, left: str) -> bool:
@@ -166,10 +166,14 @@ class Following:
             return False
         audience.remove(stream)
         self._forget(Presence, row, stream)
-        self.published.append(message(stream, left))
-        row.present = bool(audience)
-        row.changed = True
+        self.published.append(fresh(stream, left, self._work.now))
+        self._present(row, bool(audience))
         return True
+
+    def _present(self, row: Row, present: bool) -> None:
+        if row.present != present:
+            row.present = present
+            self._work.present.append((present, row.id))
 
     def _forget(self, model: type[Subscription | Presence], row: Row, stream: str) -> None:
         """A row of this very round is simply not made; what it said before is written yet."""
@@ -183,32 +187,40 @@ class Following:
         else:
             self._gone.append((model, row.id, stream))
 
+    def acknowledge(self, session: int, stream: str, epoch: str, seq: int) -> None:
+        known = self.acks.get((session, stream))
+        if known is None or known[0] != epoch or known[1] < seq:
+            self.acks[session, stream] = epoch, seq
+
     def is_kept(self, published: Any) -> bool:
         """Whether a message of a round whose commit's answer was lost is there."""
         rows = StreamMessage.objects.using(self._work.using.alias)
         return rows.filter(uuid=published).exists()
 
-    def write(self) -> None:
-        using = self._work.using
+    def write(self, batch: Batch) -> None:
         for model in (Subscription, Presence):
-            execute_many(
-                using,
-                f"DELETE FROM {model._meta.db_table} WHERE session_id=%s AND stream=%s",
-                [(session, stream) for kind, session, stream in self._gone if kind is model],
-            )
-            made: list[Any] = [one for one in self._made if isinstance(one, model)]
-            if made:
-                model._base_manager.using(using.alias).bulk_create(made)
-        if self.published:
-            StreamMessage.objects.using(using.alias).bulk_create(self.published)
-        execute_many(
-            using,
+            gone = [(session, stream) for kind, session, stream in self._gone if kind is model]
+            batch.delete(model, ("session_id", "stream"), gone)
+        made = [one for one in self._made if isinstance(one, Subscription)]
+        batch.insert(
+            Subscription,
+            ("session_id", "stream", "epoch", "from_seq", "acked_seq"),
+            [(one.session_id, one.stream, one.epoch, one.from_seq, 0) for one in made],
+        )
+        batch.insert(
+            Presence,
+            ("session_id", "stream"),
+            [(one.session_id, one.stream) for one in self._made if isinstance(one, Presence)],
+        )
+        batch.insert(StreamMessage, MESSAGE, self.published)
+        batch.update(
+            Subscription,
+            ("epoch", "acked_seq"),
+            ("session_id", "stream"),
+            [(epoch, seq, *key) for key, (epoch, seq) in self.acks.items()],
             # Where the epoch is another, numbers of the old one mean nothing any more.
-            f"UPDATE {Subscription._meta.db_table}"
-            " SET from_seq=CASE WHEN epoch=%s THEN from_seq ELSE %s END, acked_seq=%s, epoch=%s"
-            " WHERE session_id=%s AND stream=%s AND (epoch<>%s OR acked_seq<%s)",
-            [
-                (epoch, seq, seq, epoch, session, stream, epoch, seq)
-                for session, stream, epoch, seq in self.acks
-            ],
+            sets="from_seq = CASE WHEN epoch = {epoch} THEN from_seq ELSE {acked_seq} END,"
+            " acked_seq = {acked_seq}, epoch = {epoch}",
+            where="session_id = {session_id} AND stream = {stream}"
+            " AND (epoch <> {epoch} OR acked_seq < {acked_seq})",
         )

@@ -11,12 +11,16 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from django.db import transaction
 from django.utils import timezone
 
 from graceful_ws.models import OutboundMessage, Session, StreamMessage
 
 from . import streams
-from .base import alias, writing
+from .base import alias, connection, writing
+from .sql import insert_many
+
+OUTBOUND = ("session_id", "seq", "data", "created_at")
 
 
 class SessionUnknown(LookupError):
@@ -31,9 +35,10 @@ def leave(public_id: uuid.UUID, data: str) -> tuple[int, uuid.UUID | None]:
     if found is None:
         raise SessionUnknown(f"no live session {public_id}")
     pk, node = found
-    OutboundMessage.objects.using(alias()).create(
-        session_id=pk, seq=None, data=data, created_at=timezone.now()
-    )
+    using = connection()
+    # As a model's save() does it: an error ends the caller's transaction.
+    with transaction.mark_for_rollback_on_error(using.alias):
+        insert_many(using, OutboundMessage, OUTBOUND, [(pk, None, data, timezone.now())])
     return int(pk), node
 
 
@@ -60,11 +65,8 @@ def hand_out(name: str) -> list[tuple[int, uuid.UUID | None]] | None:
         sessions = Session.objects.using(using.alias).filter(user_id=name.removeprefix(USER))
         live = sessions.exclude(state=Session.State.ENDED).order_by("pk")
         found: list[tuple[int, uuid.UUID | None]] = list(live.values_list("pk", "node_id"))
-        OutboundMessage.objects.using(using.alias).bulk_create(
-            OutboundMessage(session_id=pk, seq=None, data=one.data, created_at=one.created_at)
-            for one in taken
-            for pk, _ in found
-        )
+        left = [(pk, None, one.data, one.created_at) for one in taken for pk, _ in found]
+        insert_many(using, OutboundMessage, OUTBOUND, left)
         gone = StreamMessage.objects.using(using.alias).filter(pk__in=[one.pk for one in taken])
         gone._raw_delete(using.alias)
         return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Q
 from django.utils import timezone
 
@@ -15,7 +17,8 @@ from graceful_ws.core.frames import encode_data
 from graceful_ws.models import Presence, Session, StreamMessage
 
 from .base import alias, locked_rows, writing
-from .streams import message
+from .sql import Batch, among, read
+from .streams import MESSAGE, fresh, message
 
 BATCH = 200
 
@@ -89,15 +92,18 @@ def _exit_of(session: Session) -> str:
     return exit_data(session.uuid, session.user_id, cause, session.close_code)
 
 
-def come_back(using: str, sessions: list[tuple[int, UUID, Any]]) -> list[str]:
+def come_back(using: BaseDatabaseWrapper, sessions: Sequence[tuple[int, UUID, Any]]) -> list[str]:
     """Sessions whose exit was announced are there again: (id, public id, user). To be called in
     the transaction that attaches them, under their locks. Returns the streams that are told."""
     if not sessions:
         return []
     who = {pk: (public_id, user) for pk, public_id, user in sessions}
-    told = list(Presence.objects.using(using).filter(session__in=who).order_by("pk"))
-    joins = [message(one.stream, join_data(*who[one.session_id])) for one in told]
-    StreamMessage.objects.using(using).bulk_create(joins)
-    here = {one.session_id for one in told}
-    Session.objects.using(using).filter(pk__in=here).update(present=True)
-    return sorted({one.stream for one in told})
+    one_of, params = among(using, who)
+    columns = ("session_id", "stream")
+    told = read(using, Presence, columns, f"WHERE session_id{one_of} ORDER BY id", params)
+    now = timezone.now()
+    joins = [fresh(stream, join_data(*who[session]), now) for session, stream in told]
+    here = [(True, session) for session in dict(told)]
+    batch = Batch(using).insert(StreamMessage, MESSAGE, joins)
+    batch.update(Session, ("present",), ("id",), here).run()
+    return sorted({stream for _, stream in told})

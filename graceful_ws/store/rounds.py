@@ -7,7 +7,7 @@ a number given outside the transaction that writes the row would leave a hole wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -17,9 +17,19 @@ from django.utils import timezone
 
 from graceful_ws.models import InboundResult, OutboundMessage, Session
 
-from .base import alias, execute_many, is_outage, locked_rows, writing
+from .base import alias, is_outage, limit, locked_rows, writing
 from .entries import COLUMNS, Append, Complete, Entry, Fenced, Later, Row, TakePending
 from .following import Following, StreamUnknown
+from .sql import Batch, among, select
+
+MESSAGE = ("session_id", "seq", "data", "created_at")
+RESULT = ("session_id", "client_seq", "outcome")
+NUMBERS = ("last_seq", "acked_seq", "last_client_seq", "tries")
+NOTED = ("seen_at", "connection_state", "rtt_ms")
+DETACHED = (
+    *("state", "generation", "left_at", "ended_at", "close_code", "close_reason", "cause"),
+    *("node_id", "connection_state"),
+)
 
 
 class Round:
@@ -28,11 +38,12 @@ class Round:
     def __init__(self, using: BaseDatabaseWrapper, now: datetime) -> None:
         self.using = using
         self.now = now
-        self.messages: list[OutboundMessage] = []
-        self.results: list[InboundResult] = []
+        self.messages: list[tuple[int, int, str, datetime]] = []
+        self.results: list[tuple[int, int, str]] = []
         self.old_results: list[tuple[int, int]] = []
         self.notes: list[tuple[Any, ...]] = []
         self.detached: list[tuple[Any, ...]] = []
+        self.present: list[tuple[bool, int]] = []
         self.acked: list[tuple[int, int]] = []
         self.pending: dict[int, list[tuple[int, str]]] = {}
         self.taken: list[tuple[int, int]] = []
@@ -47,11 +58,9 @@ class Round:
             self.pending.setdefault(session, []).append((pk, data))
 
     def append(self, row: Row, data: Sequence[str]) -> None:
-        for text in data:
-            row.last_seq += 1
-            self.messages.append(
-                OutboundMessage(session_id=row.id, seq=row.last_seq, data=text, created_at=self.now)
-            )
+        for seq, text in enumerate(data, row.last_seq + 1):
+            self.messages.append((row.id, seq, text, self.now))
+        row.last_seq += len(data)
         row.changed = True
 
     def complete(self, row: Row, client_seq: int, outcome: str | None, keep: int) -> None:
@@ -59,9 +68,7 @@ class Round:
         row.tries = 0
         row.changed = True
         if outcome is not None:
-            self.results.append(
-                InboundResult(session_id=row.id, client_seq=client_seq, outcome=outcome)
-            )
+            self.results.append((row.id, client_seq, outcome))
         if client_seq % keep == 0:
             self.old_results.append((row.id, client_seq - keep))
 
@@ -87,52 +94,35 @@ class Round:
             .exists()
         )
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Iterable[Row]) -> None:
         """Everything collected, in a constant number of statements."""
-        name = self.using.alias
-        if self.messages:
-            OutboundMessage.objects.using(name).bulk_create(self.messages)
-        if self.results:
-            InboundResult.objects.using(name).bulk_create(self.results)
         changed = [
-            (row.last_seq, row.acked_seq, row.last_client_seq, row.tries, row.present, row.id)
+            (row.last_seq, row.acked_seq, row.last_client_seq, row.tries, row.id)
             for row in rows
             if row.changed
         ]
-        session = Session._meta.db_table
-        execute_many(
-            self.using,
-            f"UPDATE {session} SET last_seq=%s, acked_seq=%s, last_client_seq=%s, tries=%s,"
-            " present=%s WHERE id=%s",
-            changed,
-        )
-        execute_many(
-            self.using,
-            f"UPDATE {session} SET seen_at=%s, connection_state=%s, rtt_ms=%s WHERE id=%s",
-            self.notes,
-        )
-        execute_many(
-            self.using,
-            f"UPDATE {session} SET state=%s, generation=%s, node_id=NULL, left_at=%s, ended_at=%s,"
-            " close_code=%s, close_reason=%s, cause=%s, connection_state='' WHERE id=%s",
-            self.detached,
-        )
-        execute_many(
-            self.using,
-            f"UPDATE {OutboundMessage._meta.db_table} SET seq=%s WHERE id=%s",
-            self.taken,
-        )
-        execute_many(
-            self.using,
-            f"DELETE FROM {OutboundMessage._meta.db_table} WHERE session_id=%s AND seq<=%s",
+        batch = Batch(self.using)
+        batch.insert(OutboundMessage, MESSAGE, self.messages)
+        batch.insert(InboundResult, RESULT, self.results)
+        batch.update(Session, NUMBERS, ("id",), changed)
+        batch.update(Session, ("present",), ("id",), self.present)
+        batch.update(Session, NOTED, ("id",), self.notes)
+        batch.update(Session, DETACHED, ("id",), self.detached)
+        batch.update(OutboundMessage, ("seq",), ("id",), self.taken)
+        batch.delete(
+            OutboundMessage,
+            ("session_id", "seq"),
             self.acked,
+            where="session_id = {session_id} AND seq <= {seq}",
         )
-        execute_many(
-            self.using,
-            f"DELETE FROM {InboundResult._meta.db_table} WHERE session_id=%s AND client_seq<=%s",
+        batch.delete(
+            InboundResult,
+            ("session_id", "client_seq"),
             self.old_results,
+            where="session_id = {session_id} AND client_seq <= {client_seq}",
         )
-        self.following.write()
+        self.following.write(batch)
+        batch.run()
 
 
 def commit(entries: Sequence[Entry]) -> list[Any]:
@@ -142,9 +132,9 @@ def commit(entries: Sequence[Entry]) -> list[Any]:
     outcomes: list[Any] = []
     for entry in entries:
         entry.begin()
-    with writing() as using:
+    with writing(limited=True) as using:
         work = Round(using, timezone.now())
-        rows, gone = _lock({entry.session for entry in entries}, using.alias)
+        rows, gone = _lock({entry.session for entry in entries}, using)
         asked = [entry.session for entry in entries if isinstance(entry, TakePending)]
         if asked:
             work.read_pending(asked)
@@ -157,7 +147,7 @@ def commit(entries: Sequence[Entry]) -> list[Any]:
                 outcomes.append(entry.apply(row, work))
             except (Fenced, Later, StreamUnknown) as error:
                 outcomes.append(error)
-        work.write(list(rows.values()))
+        work.write(rows.values())
     return outcomes
 
 
@@ -191,16 +181,26 @@ def commit_all(entries: Sequence[Entry]) -> list[Any]:
     return outcomes + [Later() if entry.session in late else next(found) for entry in second]
 
 
-def _lock(ids: set[int], using: str) -> tuple[dict[int, Row], set[int]]:
+def _lock(ids: Collection[int], using: BaseDatabaseWrapper) -> tuple[dict[int, Row], set[int]]:
     """Locks what is free. Rows locked elsewhere are left for the next round: one handler inside
     its transaction must not stop the node. Returns the rows, and the ids that do not exist."""
-    sessions = Session.objects.using(using)
-    found = locked_rows(sessions.filter(pk__in=ids), skip_locked=True)
-    rows = {values[0]: Row(*values) for values in found.values_list(*COLUMNS)}
-    missing = ids - rows.keys()
-    if not missing:
-        return rows, missing
-    return rows, missing - set(sessions.filter(pk__in=missing).values_list("pk", flat=True))
+    rows = _locked(ids, using, "SKIP LOCKED")
+    if len(rows) == len(ids):
+        return rows, set()
+    missing = set(ids).difference(rows)
+    one_of, params = among(using, missing)
+    locked = select(using, f"SELECT id FROM {Session._meta.db_table} WHERE id{one_of}", params)
+    return rows, missing.difference([pk for (pk,) in locked])
+
+
+def _locked(ids: Collection[int], using: BaseDatabaseWrapper, held: str = "") -> dict[int, Row]:
+    """The rows that exist, locked in the order of their ids; on SQLite write transactions exclude
+    each other anyway."""
+    lock = f"FOR NO KEY UPDATE {held}" if using.vendor == "postgresql" else ""
+    one_of, params = among(using, ids)
+    table = Session._meta.db_table
+    sql = f"{limit(using)}SELECT {COLUMNS} FROM {table} WHERE id{one_of} ORDER BY id {lock}"
+    return {values[0]: Row(*values) for values in select(using, sql, params)}
 
 
 def claim(
@@ -217,14 +217,11 @@ def claim(
     Raises Fenced when the session was taken over or the number is consumed already; then the
     caller's whole transaction must roll back.
     """
-    with writing() as using:
-        sessions = Session.objects.using(using.alias).filter(pk=session)
-        values = locked_rows(sessions, skip_locked=False).values_list(*COLUMNS).first()
-        if values is None:
-            raise Fenced
-        row = Row(*values)
+    with writing(limited=True) as using:
+        row = _locked([session], using).get(session)
         if (
-            row.generation != generation
+            row is None
+            or row.generation != generation
             or row.state != Session.State.ATTACHED
             or row.last_client_seq != client_seq - 1
         ):

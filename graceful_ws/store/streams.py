@@ -12,15 +12,17 @@ import secrets
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import cast
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Max
 from django.utils import timezone
 
 from graceful_ws.models import Stream, StreamMessage
 
-from .base import alias, execute_many, writing
+from .base import alias, connection, limit, writing
+from .sql import Batch, insert_many, read, select, update_many
 
 NAME_BYTES = 100
 RESERVED = ("session:", "user:")
@@ -78,6 +80,15 @@ def new_epoch() -> str:
     return secrets.token_urlsafe(8)
 
 
+# What a message without a number consists of.
+MESSAGE = ("uuid", "stream", "seq", "data", "created_at")
+
+
+def fresh(name: str, data: str, now: datetime) -> tuple[uuid.UUID, str, None, str, datetime]:
+    """A message without a number, not written yet: values of ``MESSAGE``."""
+    return uuid.uuid4(), name, None, data, now
+
+
 def message(name: str, data: str) -> StreamMessage:
     """A message without a number, not saved yet."""
     return StreamMessage(uuid=uuid.uuid4(), stream=name, data=data, created_at=timezone.now())
@@ -85,7 +96,10 @@ def message(name: str, data: str) -> StreamMessage:
 
 def leave(name: str, data: str) -> None:
     """Keeps a message for a stream, in the caller's transaction if there is one; takes no lock."""
-    message(name, data).save(using=alias(), force_insert=True)
+    using = connection()
+    # As a model's save() does it: an error ends the caller's transaction.
+    with transaction.mark_for_rollback_on_error(using.alias):
+        insert_many(using, StreamMessage, MESSAGE, [fresh(name, data, timezone.now())])
 
 
 def waiting() -> list[str]:
@@ -103,37 +117,36 @@ def number(name: str) -> Numbered | None:
     The stream's row is locked first, and what waits is read by a statement of its own: one that
     had waited for the lock would still see what its snapshot saw, and number it again.
     """
-    with writing() as using:
-        rows = StreamMessage.objects.using(using.alias).filter(stream=name, seq__isnull=True)
-        stream = _locked(using, name)
-        found = list(rows.order_by("pk").values_list("pk", "data")[:BATCH])
+    with writing(limited=True) as using:
+        pk, epoch, head = _locked(using, name)
+        waits = "WHERE stream = %s AND seq IS NULL ORDER BY id"
+        found = read(using, StreamMessage, ("id", "data"), f"{waits} LIMIT {BATCH}", [name])
         if not found:
             return None
-        first = stream.head + 1
-        execute_many(
-            using,
-            f"UPDATE {StreamMessage._meta.db_table} SET seq=%s WHERE id=%s",
-            [(seq, pk) for seq, (pk, _) in enumerate(found, first)],
-        )
-        stream.head += len(found)
-        stream.used_at = timezone.now()
-        stream.save(using=using.alias, update_fields=["head", "used_at"])
-        return Numbered(name, stream.epoch, first, [data for _, data in found])
+        first, head = head + 1, head + len(found)
+        batch = Batch(using)
+        seqs = [(seq, row[0]) for seq, row in enumerate(found, first)]
+        batch.update(StreamMessage, ("seq",), ("id",), seqs)
+        batch.update(Stream, ("head", "used_at"), ("id",), [(head, timezone.now(), pk)])
+        batch.run()
+        return Numbered(name, epoch, first, [data for _, data in found])
 
 
-def _locked(using: BaseDatabaseWrapper, name: str) -> Stream:
-    """The stream's row, locked; made if it is missing. Waits for whoever numbers it: skipping it
-    would leave what was inserted meanwhile to nobody."""
-    streams = Stream.objects.using(using.alias)
-    locked = streams.filter(name_hash=hash_name(name)).select_for_update(no_key=True)
-    stream = locked.first()
-    if stream is None:
+def _locked(using: BaseDatabaseWrapper, name: str) -> tuple[int, str, int]:
+    """The stream's row, locked, as (primary key, epoch, head); made if it is missing. Waits for
+    whoever numbers it: skipping it would leave what was inserted meanwhile to nobody."""
+    lock = "FOR NO KEY UPDATE" if using.vendor == "postgresql" else ""
+    sql = f"SELECT id, epoch, head FROM {Stream._meta.db_table} WHERE name_hash = %s {lock}"
+    hashed = [using.Database.Binary(hash_name(name))]  # type: ignore[attr-defined]
+    rows = select(using, limit(using) + sql, hashed)
+    if not rows:
         _create(using, [name])
-        stream = locked.get()
-    if stream.head == 0:  # it may have been cleared away once; what has a number keeps it
-        rows = StreamMessage.objects.using(using.alias).filter(stream=name)
-        stream.head = rows.aggregate(last=Max("seq"))["last"] or 0
-    return stream
+        rows = select(using, sql, hashed)
+    pk, epoch, head = rows[0]
+    if head == 0:  # it may have been cleared away once; what has a number keeps it
+        last = f"SELECT MAX(seq) FROM {StreamMessage._meta.db_table} WHERE stream = %s"
+        head = select(using, last, [name])[0][0] or 0
+    return pk, epoch, head
 
 
 def _create(using: BaseDatabaseWrapper, names: Iterable[str]) -> None:
@@ -202,10 +215,6 @@ def rotate_all() -> int:
             ids = list(rows.values_list("pk", flat=True)[:BATCH])
             if not ids:
                 return count
-            execute_many(
-                using,
-                f"UPDATE {Stream._meta.db_table} SET epoch=%s WHERE id=%s",
-                [(new_epoch(), pk) for pk in ids],
-            )
+            update_many(using, Stream, ("epoch",), ("id",), [(new_epoch(), pk) for pk in ids])
         last = ids[-1]
         count += len(ids)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.benchmarks import statements
 from tests.benchmarks.machine import cores, on_core
 from tests.benchmarks.workload import Side
 from tests.support import postgres
@@ -55,6 +56,32 @@ class BenchmarkServer(ServerProcess):
         except OSError:
             return False
         return True
+
+
+class Nodes:
+    """Servers that share a database; the first one speaks for all."""
+
+    def __init__(self, servers: list[BenchmarkServer]) -> None:
+        self.servers = servers
+
+    def ws(self, path: str = "/") -> str:
+        return self.servers[0].ws(path)
+
+    @property
+    def pid(self) -> int:
+        return self.servers[0].pid
+
+    def log_tail(self) -> str:
+        return "\n".join(server.log_tail() for server in self.servers)
+
+    def start_again(self) -> None:
+        """Those that have ended, on their ports; returns when they answer."""
+        ended = [server for server in self.servers if not server.running]
+        for server in ended:
+            with on_core(cores()[0]):
+                server.spawn()
+        for server in ended:
+            server.wait_until_ready()
 
 
 class Bench:
@@ -116,30 +143,45 @@ class Bench:
             extra["GRACEFUL_BENCHMARK_BARE"] = "1"
         if side.layer:
             extra["GRACEFUL_TEST_LAYER"] = side.layer
+        if side.counted:
+            extra[statements.VARIABLE] = str(self.directory / statements.FILE)
         return environment(
             database.url,
             redis_url=self.redis.url if side.layer else None,
-            settings={"node_name": "benchmark"},
+            settings={"node_name": "benchmark", **side.settings},
             extra=extra,
         )
 
     @contextmanager
     def serving(self, side: Side, vendor: str) -> Iterator[BenchmarkServer]:
         """A server of that side, on its core, with an empty database, until the end."""
+        with self.nodes(side, vendor, 1) as nodes:
+            yield nodes.servers[0]
+
+    @contextmanager
+    def nodes(self, side: Side, vendor: str, count: int) -> Iterator[Nodes]:
+        """Several of them, all on that core, with one database."""
         with self.database(vendor) as database:
-            server = BenchmarkServer(
-                env=self.environment(side, database),
-                log_path=self._log(side),
-                application=f"{PACKAGE}.{side.application}",
-            )
-            server.kind = "picows" if side.picows else self.server
-            with on_core(cores()[0]):
-                server.spawn()
+            nodes = Nodes([self._server(side, database) for _ in range(count)])
             try:
-                server.wait_until_ready()
-                yield server
+                for server in nodes.servers:
+                    with on_core(cores()[0]):
+                        server.spawn()
+                for server in nodes.servers:
+                    server.wait_until_ready()
+                yield nodes
             finally:
-                server.kill()
+                for server in nodes.servers:
+                    server.kill()
+
+    def _server(self, side: Side, database: Database) -> BenchmarkServer:
+        server = BenchmarkServer(
+            env=self.environment(side, database),
+            log_path=self._log(side),
+            application=f"{PACKAGE}.{side.application}",
+        )
+        server.kind = "picows" if side.picows else self.server
+        return server
 
     @contextmanager
     def script(self, side: Side, vendor: str, *arguments: str) -> Iterator[ChildProcess]:

@@ -14,6 +14,9 @@ from django.core.asgi import get_asgi_application  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from graceful_ws.consumers import GracefulConsumer  # noqa: E402
+from tests.benchmarks.statements import count_if_asked  # noqa: E402
+
+count_if_asked()
 
 
 class Echo(GracefulConsumer):

@@ -23,9 +23,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         return
     await receive()
     await send({"type": "websocket.accept"})
-    await {"/echo/": _echo, "/room/": _room, "/idle/": _idle_connection}[scope["path"]](
-        receive, send
-    )
+    await KINDS[scope["path"]](receive, send)
 
 
 async def _echo(receive: Any, send: Any) -> None:
@@ -61,6 +59,22 @@ async def _idle_connection(receive: Any, send: Any) -> None:
         del _idle[send]
 
 
+async def _closable(receive: Any, send: Any) -> None:
+    """``{"close": code}`` closes all connections of this kind, the one that says it too."""
+    _rooms.append(send)
+    try:
+        while (event := await receive())["type"] == "websocket.receive":
+            close = {
+                "type": "websocket.close",
+                "code": json.loads(event["text"])["close"],
+                "reason": "the server restarts",
+            }
+            for one in list(_rooms):
+                await one(close)
+    finally:
+        _rooms.remove(send)
+
+
 async def _ping_all() -> None:
     while True:
         await asyncio.sleep(0.05)
@@ -70,3 +84,6 @@ async def _ping_all() -> None:
             if send in _idle:
                 _idle[send] = now + HEARTBEAT
                 await send({"type": "websocket.send", "text": frame})
+
+
+KINDS = {"/echo/": _echo, "/room/": _room, "/idle/": _idle_connection, "/drain/": _closable}

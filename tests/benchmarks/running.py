@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -66,7 +67,7 @@ def run(
             for side in workload.sides
             if not workload.fresh
         }
-        for number in range(rounds):
+        for number in range(math.ceil(rounds / workload.own_rounds)):
             order = list(workload.sides)
             for side in order if number % 2 == 0 else reversed(order):
                 with ExitStack() as own:
@@ -86,6 +87,7 @@ def run(
                         facts=facts,
                         vendor=db,
                         bench=bench,
+                        told=told,
                     )
                     try:
                         sample = _take(workload, turn)

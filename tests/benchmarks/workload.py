@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -26,6 +26,8 @@ class Side:
     layer: str | None = None  # "core" or "pubsub" of channels_redis
     picows: bool = False  # the application is a server itself
     variant: str = ""  # tells rivals apart
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of GRACEFUL_WS
+    counted: bool = False  # the server counts its SQL statements
 
     @property
     def name(self) -> str:
@@ -54,6 +56,7 @@ class Turn:
     facts: dict[str, list[float]]  # further figures, one of each round
     vendor: str = "sqlite"
     bench: Any = None
+    told: Callable[[str], Any] = lambda text: None  # for whoever wants to read more
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Workload:
     db: ClassVar[str] = "sqlite"  # unless --db says otherwise
     fresh: ClassVar[bool] = False  # a new server for each turn
     deadline: ClassVar[float] = 120.0  # seconds for one turn
+    own_rounds: ClassVar[int] = 1  # that a turn takes itself, where preparing one is long
 
     async def turn(self, turn: Turn) -> dict[str, float]:
         """Runs the load once and returns the measures. Raises AssertionError when what arrived is
@@ -117,7 +121,7 @@ class Workload:
             side: {name: median(one[name] for one in taken) for name in taken[0]}
             for side, taken in samples.items()
         }
-        rounds = min(len(taken) for taken in samples.values())
+        rounds = min(len(taken) for taken in samples.values()) * self.own_rounds
         return [
             Row(
                 name,

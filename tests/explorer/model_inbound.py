@@ -38,8 +38,14 @@ class Connection:
     intake: Frozen[Intake]
     received: tuple[int, ...] = ()  # frames that wait in the socket
     answers: tuple[tuple[str, int], ...] = ()  # frames on the way to the client
-    handler: str = "idle"  # idle, running, handled, numbered, fenced; of intake.done + 1
+    handler: str = "idle"  # idle, running, handled, fenced; of the number after those that ended
+    ended: tuple[int, ...] = ()  # handled, and their outcomes on the way to the database
+    numbered: bool = False  # the outcome was committed without its replies
     cut: bool = False
+
+    @property
+    def next(self) -> int:
+        return self.ended[-1] + 1 if self.ended else self.intake.peek.done + 1
 
 
 @dataclass(frozen=True)
@@ -132,38 +138,52 @@ class Incoming(Scenario[Inbound]):
 
     def handler(self, s: Inbound) -> Steps[Inbound]:
         for c in s.connections:
-            n = c.intake.peek.done + 1
-            if c.intake.peek.received >= n:
-                for words, after, connection in self.handle(s, c, n):
+            for words, after, connection in self.commit(s, c):
+                yield f"{c.generation} {words}", self._with(after, connection)
+            if c.intake.peek.received >= c.next:
+                for words, after, connection in self.handle(s, c, c.next):
                     yield f"{c.generation} {words}", self._with(after, connection)
 
-    def handle(self, s: Inbound, c: Connection, n: int) -> Moves:
-        mine = s.row.generation == c.generation and s.row.last_client_seq == n - 1
-        if c.handler == "idle":
-            yield from self.begin(s, c, n, mine)
-        elif c.handler == "running":
-            s = replace(s, handled=s.handled | {n})
-            yield f"has handled {n}", s, replace(c, handler="handled")
-        elif c.handler == "handled" and not mine:
+    def commit(self, s: Inbound, c: Connection) -> Moves:
+        """The writer: outcomes are committed in order."""
+        if not c.ended or c.handler == "fenced":
+            return
+        n = c.ended[0]
+        if c.numbered:
+            row = replace(s.row, replies=s.row.replies | {n})
+            yield f"commits the replies of {n}", replace(s, row=row), self.done(c, n, "ack")
+        elif not self.mine(s, c, n):
             yield f"is fenced: {n} is not its own any more", s, replace(c, handler="fenced")
-        elif c.handler == "handled":
+        else:
             row = self.consumed(s.row, n, "handled")
             if self.on(Rule.DONE_WITH_REPLIES):
                 row = replace(row, replies=row.replies | {n})
                 yield f"commits {n} with its replies", replace(s, row=row), self.done(c, n, "ack")
             else:
-                yield f"commits {n}", replace(s, row=row), replace(c, handler="numbered")
-        elif c.handler == "numbered":
-            row = replace(s.row, replies=s.row.replies | {n})
-            yield f"commits the replies of {n}", replace(s, row=row), self.done(c, n, "ack")
+                yield f"commits {n}", replace(s, row=row), replace(c, numbered=True)
 
-    def begin(self, s: Inbound, c: Connection, n: int, mine: bool) -> Moves:
+    def mine(self, s: Inbound, c: Connection, n: int) -> bool:
+        return s.row.generation == c.generation and s.row.last_client_seq == n - 1
+
+    def handle(self, s: Inbound, c: Connection, n: int) -> Moves:
+        if c.handler == "idle":
+            yield from self.begin(s, c, n)
+        elif c.handler == "running":
+            s = replace(s, handled=s.handled | {n})
+            yield f"has handled {n}", s, replace(c, handler="handled")
+        elif c.handler == "handled" and (not c.ended or not self.on(Rule.ONE_AHEAD)):
+            yield f"gives {n} to the writer", s, replace(c, handler="idle", ended=(*c.ended, n))
+
+    def begin(self, s: Inbound, c: Connection, n: int) -> Moves:
         start = replace(s, started=tuple(sorted((*s.started, n))))
         running = replace(c, handler="running")
-        may_have_started = c.resumed_at == n - 1 and c.generation > 1
+        doubtful = 2 if self.on(Rule.DOUBT_WHAT_RAN_AHEAD) else 1
+        may_have_started = n <= c.resumed_at + doubtful and c.generation > 1
         if not may_have_started or not self.on(Rule.TRIES_BEFORE_SECOND_START):
             yield f"starts {n}", start, running
-        elif not mine:
+        elif c.ended:
+            return  # the try stands behind the outcome, with the writer
+        elif not self.mine(s, c, n):
             yield f"is fenced: {n} is not its own any more", s, replace(c, handler="fenced")
         elif s.row.tries and self.on(Rule.NO_THIRD_START):
             row = self.consumed(s.row, n, "unknown")
@@ -179,7 +199,9 @@ class Incoming(Scenario[Inbound]):
         intake = c.intake.thaw()
         intake.complete(n)
         answers = (*c.answers, (answer, n))
-        return replace(c, intake=Frozen(intake), answers=answers, handler="idle")
+        return replace(
+            c, intake=Frozen(intake), answers=answers, ended=c.ended[1:], numbered=False
+        )
 
     # --- faults
 
@@ -228,6 +250,17 @@ class Incoming(Scenario[Inbound]):
         return None
 
 
+class Ahead(Incoming):
+    """Three messages, so that there is one behind the number that runs ahead; nodes are killed."""
+
+    at_least = 2_000
+    messages = 3
+    fault_budget = 2
+
+    def faults(self) -> tuple[Process[Inbound], ...]:
+        return (self.kill,)
+
+
 class Retrying(Incoming):
     """Three messages; twice in all the server is busy and nacks with retry, the client repeats a
     message that is not acknowledged yet, or a connection is cut."""
@@ -243,9 +276,9 @@ class Retrying(Incoming):
                 after = replace(after, handled=after.handled | {seq})
             yield words, after
 
-    def begin(self, s: Inbound, c: Connection, n: int, mine: bool) -> Moves:
-        yield from super().begin(s, c, n, mine)
-        if s.faults and mine:
+    def begin(self, s: Inbound, c: Connection, n: int) -> Moves:
+        yield from super().begin(s, c, n)
+        if s.faults and not c.ended and self.mine(s, c, n):
             busy = replace(s, faults=s.faults - 1)
             if self.on(Rule.RETRY_CONSUMES_NOTHING):
                 intake = c.intake.thaw()

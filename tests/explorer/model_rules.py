@@ -59,6 +59,8 @@ class Rule(enum.Enum):
     DONE_WITH_REPLIES = "last_client_seq moves only together with the result and the replies"
     TRIES_BEFORE_SECOND_START = "a possibly second start commits its try first"
     NO_THIRD_START = "a possibly third start is not made"
+    DOUBT_WHAT_RAN_AHEAD = "after a resume the first two numbers may have been started before"
+    ONE_AHEAD = "a handler starts when the outcome of the one before the last is committed"
     RETRY_CONSUMES_NOTHING = "nack with retry leaves last_client_seq where it is"
     RETRY_DROPS_LATER = "after a nack with retry later numbers are dropped until it returns"
     NACK_IS_CONDITIONAL = "a final nack consumes n only if last_client_seq = n - 1"

@@ -21,7 +21,7 @@ from .explorer import (
 from .model_attach import AbandonedHello, FirstHello, NewInstance, ReconnectStorm, Resume
 from .model_credit import RudeClient, SlowHandler
 from .model_exits import Exits
-from .model_inbound import Incoming, Retrying
+from .model_inbound import Ahead, Incoming, Retrying
 from .model_locks import Detached, ForeignKey, TakeOver, TwoReapers
 from .model_outbound import Outgoing
 from .model_pages import Positions, ReplayThenLive
@@ -56,6 +56,7 @@ SCENARIOS: tuple[type[Scenario[Any]], ...] = (
     ReplayThenLive,
     Positions,
     Incoming,
+    Ahead,
     Retrying,
     SlowHandler,
     RudeClient,
@@ -108,6 +109,8 @@ WITHOUT: tuple[tuple[Rule, type[Scenario[Any]], Promise], ...] = (
     (Rule.DONE_WITH_REPLIES, Incoming, G2),
     (Rule.TRIES_BEFORE_SECOND_START, Incoming, G2),
     (Rule.NO_THIRD_START, Incoming, G2),
+    (Rule.DOUBT_WHAT_RAN_AHEAD, Incoming, G2),
+    (Rule.ONE_AHEAD, Ahead, G2),
     (Rule.RETRY_CONSUMES_NOTHING, Retrying, G2),
     (Rule.RETRY_DROPS_LATER, Retrying, G2),
     (Rule.NACK_IS_CONDITIONAL, InTransaction, G2),

@@ -13,6 +13,7 @@ import pytest
 from graceful_ws.core.frames import Gap
 from graceful_ws.core.window import SendWindow
 from graceful_ws.node import hub
+from graceful_ws.node.flusher import Flusher
 from graceful_ws.node.outbox import Outbox
 from graceful_ws.store import streams
 from graceful_ws.store.streams import Numbered, Tip
@@ -119,6 +120,11 @@ class Tasks:
     def __init__(self) -> None:
         self.running: set[asyncio.Task[Any]] = set()
         self.failed: list[BaseException] = []
+        self.flusher = Flusher()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.running or self.flusher)
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -141,17 +147,24 @@ class Listener:
         self.reading = asyncio.Event()  # cleared: it takes nothing
         self.reading.set()
         self.outbox = Outbox(
-            self._transmit, self.gaps.append, tasks.spawn, replay_rows=5000, raw=raw
+            self._transmit,
+            lambda application: None,
+            self.gaps.append,
+            tasks.spawn,
+            tasks.flusher,
+            replay_rows=5000,
+            raw=raw,
         )
         self.outbox.window = SendWindow(window, 1024 * 1024)
 
-    async def _transmit(self, data: str | bytes, application: bool) -> None:
+    async def _transmit(self, data: str | bytes) -> bool:
         await self.reading.wait()
         if self.outbox.raw:
             self.frames.append({"type": "message", "data": json.loads(data)})
-            return
+            return True
         value = json.loads(data)
         self.frames.extend(value if isinstance(value, list) else [value])
+        return True
 
     @property
     def seqs(self) -> list[int]:
@@ -202,7 +215,7 @@ class Site:
 
     async def quiet(self) -> None:
         """Until nothing runs any more."""
-        await eventually(lambda: not self.tasks.running, 10, "the tasks end")
+        await eventually(lambda: not self.tasks.busy, 10, "the tasks end")
 
     def check(self) -> None:
         assert self.tasks.failed == []

@@ -121,9 +121,9 @@ async def test_past_the_bound_of_its_queue_a_hello_is_refused_at_once(
 
 
 async def test_past_the_bound_of_the_queue_senders_wait_and_completions_do_not(
-    journal: Journal, limits: Callable[..., None]
+    journal: Journal,
 ) -> None:
-    limits(journal_queue=3)
+    journal.bound = 3
     owner = await store(attached)
     async with writer_held(journal):
         journal.submit(append(owner, "0"))

@@ -14,6 +14,7 @@ import pytest
 from django.db import OperationalError, connections
 
 from graceful_ws.core.breaker import BreakerState
+from graceful_ws.node import health
 from graceful_ws.node import journal as journal_module
 from graceful_ws.node.journal import Journal
 from graceful_ws.store.attach import Attached
@@ -44,12 +45,12 @@ from tests.support.waiting import eventually
 @pytest.fixture(autouse=True)
 def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outages of the tests are shorter than real ones."""
-    monkeypatch.setattr(journal_module, "PROBE_INTERVAL", 0.1)
-    monkeypatch.setattr(journal_module, "DATABASE_RETRIES", (0.01, 0.02))
+    monkeypatch.setattr(health, "PROBE_INTERVAL", 0.1)
+    monkeypatch.setattr(health, "DATABASE_RETRIES", (0.01, 0.02))
 
 
 async def state(journal: Journal) -> BreakerState:
-    return journal.breaker.state(asyncio.get_running_loop().time())
+    return journal.health.breaker.state(asyncio.get_running_loop().time())
 
 
 # --- a commit that breaks ---------------------------------------------------------------------
@@ -322,7 +323,7 @@ async def test_a_database_that_is_locked_for_too_long_counts_as_down(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(journal_module, "SLOW_NOT_FAILED", 0.2)
+    monkeypatch.setattr(health, "SLOW_NOT_FAILED", 0.2)
     with write_lock(database), caplog.at_level(logging.WARNING, "graceful_ws.journal"):
         waiting = [asyncio.create_task(journal.write(entry)) for entry in entries]
         with pytest.raises(JournalUnavailable):

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from graceful_ws.core.frames import Gap, message_frame
+from graceful_ws.node.flusher import Flusher
 from graceful_ws.node.outbox import Feed, Outbox
 from tests.support.waiting import eventually
 
@@ -43,12 +44,20 @@ class Peer:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.reading = asyncio.Event()
         self.reading.set()
-        self.outbox = Outbox(self._transmit, self.gaps.append, self._spawn, replay_rows=5000)
+        self.outbox = Outbox(
+            self._transmit,
+            lambda application: None,
+            self.gaps.append,
+            self._spawn,
+            Flusher(),
+            replay_rows=5000,
+        )
 
-    async def _transmit(self, data: str | bytes, application: bool) -> None:
+    async def _transmit(self, data: str | bytes) -> bool:
         await self.reading.wait()
         value = json.loads(data)
         self.frames.extend(value if isinstance(value, list) else [value])
+        return True
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -163,6 +172,7 @@ async def test_a_sender_cancelled_before_it_began_is_replaced() -> None:
     peer, source = Peer(), Memory(0)
     feed = peer.outbox.add(source, 0)
     peer.commit(feed, 1)
+    peer.outbox.flush()
     [sender] = peer.tasks
     sender.cancel()
     await eventually(lambda: peer.seqs == [1], within=5.0)

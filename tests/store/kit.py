@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import psycopg
@@ -256,11 +257,14 @@ def explain(database: Database, function: Callable[[], Any]) -> list[str]:
     prefix = "EXPLAIN " if database.vendor == "postgres" else "EXPLAIN QUERY PLAN "
 
     def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if sql.startswith(("SELECT", "UPDATE", "DELETE")):
-            with connection().cursor() as cursor:
-                cursor.execute(prefix + sql, params[0] if many else params)
-                plan = "\n".join(str(line[-1]) for line in cursor.fetchall())
-            plans.append(f"{sql}\n{plan}")
+        given = iter(params[0] if many else params or ())
+        for part in sql.split(";\n"):  # several go to PostgreSQL in one message
+            mine = list(given) if many else list(islice(given, part.count("%s")))
+            if part.startswith(("SELECT", "UPDATE", "DELETE")):
+                with connection().cursor() as cursor:
+                    cursor.execute(prefix + part, mine)
+                    plan = "\n".join(str(line[-1]) for line in cursor.fetchall())
+                plans.append(f"{part}\n{plan}")
         return execute(sql, params, many, context)
 
     with connection().execute_wrapper(note):

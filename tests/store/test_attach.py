@@ -339,7 +339,7 @@ def test_a_round_takes_as_many_statements_for_thirty_hellos_as_for_four() -> Non
         assert [one.resumed for one in outcomes[:-1]] == [True, False] * many
         assert all(one.outcomes == {1: '{"result":1}'} for one in outcomes[:-1:2])
         counts.append(len(seen))
-    assert counts[0] == counts[1] <= 8
+    assert counts[0] == counts[1] <= 10
 
 
 def test_a_thousand_hellos_of_a_reconnect_storm_attach_in_one_round() -> None:
