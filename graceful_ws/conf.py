@@ -65,7 +65,7 @@ class Defaults:
     dead_after: float = 12.0  # the same beat seen for this long, by the watcher's own clock
     round_interval: float = 5.0  # a node compares itself with the database this often
     poll_interval: float = 0.5  # stream heads, while no layer carries wake-ups between nodes
-    attach_queue: int = 2000  # hellos waiting for the writer, then 1013
+    attach_queue: int = 10_000  # hellos waiting for the writer, then 1013; see attach_timeout
     journal_queue: int = 10_000  # entries waiting for the writer, then the sender waits
     round_entries: int = 1000  # entries the writer takes into one transaction
     handler_threads: int = 8  # threads for receive_in_transaction

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar
@@ -24,6 +23,7 @@ from graceful_ws.core.frames import (
 )
 from graceful_ws.following import Follower
 from graceful_ws.node.ending import end
+from graceful_ws.node.identity import identity
 from graceful_ws.node.layer import LayerPump
 from graceful_ws.node.limits import ConnectionLimits, limits_of
 from graceful_ws.node.live import LiveConnection
@@ -244,22 +244,20 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
     async def ended(self, code: int) -> None:
         """The connection is over: the part of the end that belongs to the application."""
         await self._pump.stop()
-        if not self._connected or not self.overrides("disconnect"):
-            return
-        try:
-            async with asyncio.timeout(self.limits.handler_timeout):
-                await self.disconnect(code)
-        except Exception:
-            logger.exception("disconnect() failed", extra=self._live.extra())
+        if self._connected:
+            await self._last("disconnect", code)
 
     async def call_session_ended(self) -> None:
-        if not self.overrides("session_ended"):
+        await self._last("session_ended")
+
+    async def _last(self, hook: str, *args: Any) -> None:
+        if not self.overrides(hook):
             return
         try:
             async with asyncio.timeout(self.limits.handler_timeout):
-                await self.session_ended()
+                await getattr(self, hook)(*args)
         except Exception:
-            logger.exception("session_ended() failed", extra=self._live.extra())
+            logger.exception("%s() failed", hook, extra=self._live.extra())
 
     # --- what the node asks -------------------------------------------------------------------
 
@@ -274,8 +272,7 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
         return limits_of(type(self))  # type: ignore[arg-type]
 
     def overrides(self, hook: str) -> bool:
-        """Whether the application has this hook. One that it does not have is not called: a task
-        and a time limit for each connection that does nothing are the dearest part of a storm."""
+        """Whether the application has this hook. One that it has not costs no task in a storm."""
         own = getattr(type(self), hook) is not getattr(GracefulConsumer, hook)
         return own or hook in vars(self)
 
@@ -290,13 +287,7 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
 
     def identity(self) -> Identity:
         """Who the connection speaks for, from what Channels' auth middleware put in the scope."""
-        user = self.scope.get("user")
-        if user is not None and user.is_authenticated:
-            hash_of = getattr(user, "get_session_auth_hash", None)
-            return Identity(user.pk, hash_of() if hash_of else "")
-        session = self.scope.get("session")
-        key = getattr(session, "session_key", None)
-        return Identity(None, "", hashlib.sha256(key.encode()).hexdigest() if key else "")
+        return identity(self.scope)
 
     def remote_address(self) -> str:
         client = self.scope.get("client")

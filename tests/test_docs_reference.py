@@ -20,13 +20,24 @@ from tests.test_docs import DOCS, ROOT, tables
 REFERENCE = (ROOT / "docs/reference.md").read_text()
 
 ASKED_BY_THE_NODE = {
-    *("call_session_ended", "decode_json", "ended", "follow_streams", "gap_told", "limits"),
     *(
+        "call_session_ended",
+        "decode_json",
+        "ended",
+        "follow_streams",
+        "follows_all",
+        "gap_told",
+        "limits",
+        "overrides",
+    ),
+    *(
+        "follows_all",
         "has_audience",
         "has_transaction",
         "identity",
         "label",
         "live",
+        "overrides",
         "plain_call",
         "remote_address",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
@@ -34,9 +34,18 @@ class ConnectionLimits:
     unacked_bytes: int
     resume_window: float
     check_origin: bool
+    _plain: Limits = field(init=False, repr=False, compare=False)
+    _graceful: Limits = field(init=False, repr=False, compare=False)
 
     def machine(self, *, plain: bool) -> Limits:
         """A plain client says no hello and answers no pings."""
+        return self._plain if plain else self._graceful
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_plain", self._machine(plain=True))
+        object.__setattr__(self, "_graceful", self._machine(plain=False))
+
+    def _machine(self, *, plain: bool) -> Limits:
         return Limits(
             connecting=math.inf if plain else self.connecting_timeout,
             idle=self.idle_timeout,
@@ -49,7 +58,7 @@ class ConnectionLimits:
         )
 
 
-LIMITS = tuple(field.name for field in fields(ConnectionLimits))
+LIMITS = tuple(one.name for one in fields(ConnectionLimits) if one.init)
 
 
 @cache

@@ -1,8 +1,7 @@
 """One live connection: the reader, the state machine's effects, attach, close, and the end.
 
-Who ends what: the reader ends with the transport; ``_end`` runs once, whatever happened, as a task
-of the node (a server may cancel the application while a handler still runs), and after it no task,
-timer or registry entry of the connection is left.
+The reader ends with the transport; ``ending.end`` runs once, whatever happened, as a task of the
+node (a server may cancel the application), and after it no task, timer or entry is left.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from graceful_ws.core.connection import Connection
 from graceful_ws.core.transitions import (
     DEADLINE_REACHED,
     DRAIN_STARTED,
-    FRAME_SENT,
-    MESSAGE_SENT,
     OPENED,
     WELCOMED,
     CloseRequested,
@@ -72,7 +69,7 @@ class LiveConnection:
         self.inbox = Inbox(self)
         self.outbox = Outbox(
             self._transmit,
-            self._sent,
+            self.event,
             consumer.gap_told,
             node.spawn,
             node.flusher,
@@ -253,9 +250,6 @@ class LiveConnection:
             self.outbox.close()
             return False
         return True
-
-    def _sent(self, application: bool) -> None:
-        self.event(MESSAGE_SENT if application else FRAME_SENT)
 
     # --- the state machine --------------------------------------------------------------------
 

@@ -121,9 +121,11 @@ class Node:
 
     async def started(self) -> None:
         """Waits until the node is registered. Raises JournalUnavailable with what is wrong."""
-        if self._starting is None or (
-            self._starting.done() and self._starting.exception() is not None
-        ):
+        if self._starting is not None and self._starting.done():
+            if self._starting.exception() is None:
+                return
+            self._starting = None
+        if self._starting is None:
             self._starting = self.loop.create_task(self._start())
         await asyncio.shield(self._starting)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from graceful_ws.conf import settings
 from graceful_ws.core.frames import Gap, encode, join
+from graceful_ws.core.transitions import FRAME_SENT, MESSAGE_SENT, Event
 from graceful_ws.core.window import Hole, SendWindow, check_page
 
 from .feed import Feed, Source
@@ -34,13 +35,12 @@ PAGE_BYTES = 1024 * 1024
 class Outbox:
     """The sending half of one connection; nothing here waits for another one. ``transmit`` sends
     one WebSocket message; ``write``, where the server has it, sends a whole frame at once or says
-    that it cannot. ``sent`` is told after each whether application messages were in it, ``on_gap``
-    is told of every gap."""
+    that it cannot. ``event`` is told of each that was sent, ``on_gap`` of every gap."""
 
     def __init__(
         self,
         transmit: Callable[[str | bytes], Awaitable[bool]],
-        sent: Callable[[bool], None],
+        event: Callable[[Event], None],
         on_gap: Callable[[Gap], None],
         spawn: Callable[[Any], asyncio.Task[Any]],
         flusher: Flusher,
@@ -56,7 +56,7 @@ class Outbox:
         self.replayed = 0
         self._transmit = transmit
         self._write = write
-        self._told_sent = sent
+        self._event = event
         self._flusher = flusher
         self._on_gap = on_gap
         self._spawn = spawn
@@ -205,19 +205,13 @@ class Outbox:
     def blocked(self) -> bool:
         """True while something cannot go because the client takes nothing, or acknowledges
         nothing; not while the journal is what is waited for."""
-        return bool(self._sender is not None or self._queued or self._spilling)
+        return self._sender is not None or self._spilling
 
     @property
     def _spilling(self) -> bool:
         return not self._has_room(self._next_size) and any(
             feed.behind for feed in self.feeds.values()
         )
-
-    def _progressed(self, application: bool) -> None:
-        """Pings that leave are no progress of a client that acknowledges nothing: a server without
-        back-pressure takes them always."""
-        if application or not self._spilling:
-            self.progress_at = self._time()
 
     async def flushed(self) -> None:
         """Returns when what is queued now has been sent, or the connection is over."""
@@ -227,18 +221,19 @@ class Outbox:
 
     def _wake(self) -> None:
         if self._sender is None and not self._due:
-            self._progressed(False)
             self._due = True
             self._flusher.ask(self)
 
     def flush(self) -> None:
         """Sends what waits, as long as the socket takes it at once; a task sends the rest."""
         self._due = False
+        write = self._write
         while self._sender is None and (message := self._take()) is not None:
             frames, application = message
-            if self._write is not None and self._write(self._flusher.encoded(frames)):
+            if write is not None and write(self._flusher.encoded(frames)):
                 self._was_sent(application)
             else:
+                self.progress_at = self._time()
                 self._sender = self._spawn(self._send_all())
                 self._sender.add_done_callback(self._sender_ended)
 
@@ -263,8 +258,11 @@ class Outbox:
 
     def _was_sent(self, application: bool) -> None:
         self._next = None
-        self._told_sent(application)
-        self._progressed(application)
+        self._event(MESSAGE_SENT if application else FRAME_SENT)
+        # Pings that leave are no progress of a client that acknowledges nothing: a server without
+        # back-pressure takes them always.
+        if application or not self._spilling:
+            self.progress_at = self._time()
         self._room.set()
 
     # --- reading what is not at hand ----------------------------------------------------------

@@ -28,7 +28,8 @@ class Timers:
         self._heap: list[tuple[float, int, LiveConnection]] = []
         self._count = count()
         self._loop = asyncio.get_running_loop()
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: asyncio.Handle | None = None
+        self._armed_at = 0.0  # uvloop's handles do not say when
 
     def schedule(self, live: LiveConnection) -> None:
         """Looks at the connection at its deadline, or in a few seconds; replaces what was."""
@@ -40,7 +41,7 @@ class Timers:
             return
         live.deadline = at
         heapq.heappush(self._heap, (at, next(self._count), live))
-        if self._handle is None or at < self._handle.when() - TICK:
+        if self._handle is None or at < self._armed_at - TICK:
             self._arm(at)
 
     def forget(self, live: LiveConnection) -> None:
@@ -58,6 +59,7 @@ class Timers:
     def _arm(self, at: float) -> None:
         if self._handle is not None:
             self._handle.cancel()
+        self._armed_at = at
         self._handle = self._loop.call_at(at, self._fire)
 
     def _fire(self) -> None:
@@ -77,5 +79,5 @@ class Timers:
                 self.schedule(live)
         if heap:  # what was scheduled just now may be later than what waits
             at = max(heap[0][0], now + TICK)
-            if self._handle is None or at < self._handle.when() - TICK:
+            if self._handle is None or at < self._armed_at - TICK:
                 self._arm(at)

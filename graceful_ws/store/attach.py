@@ -73,6 +73,7 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
     with writing() as using:
         found = sessions.locked(using, wanted)
         elsewhere = sessions.existing(using, set(hashes.values()).difference(found))
+        ids = sessions.public_ids()
         changed: dict[int, tuple[Owned, Attach]] = {}
         for entry in entries:
             token_hash = hashes.get(entry)
@@ -88,7 +89,7 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
                 if session is not None and not _alive(session, entry, now):
                     session = None
             if session is None:
-                session = sessions.new(entry, now)
+                session = sessions.new(entry, now, next(ids))
                 entry.perhaps = Perhaps(now, session.generation, taken_over=False)
                 outcomes.append(_Taken(entry, session, session.generation))
                 continue

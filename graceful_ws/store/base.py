@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from graceful_ws.conf import settings
 
-from .sql import takes_many
+from .sql import BETWEEN, is_whole, takes_many
 
 
 class JournalUnavailable(Exception):
@@ -32,9 +32,9 @@ LIMIT = "SET LOCAL idle_in_transaction_session_timeout = '%ss'"
 
 
 @contextmanager
-def writing(*, long: bool = False, limited: bool = False) -> Iterator[BaseDatabaseWrapper]:
+def writing(*, long: bool = False, joined: bool = False) -> Iterator[BaseDatabaseWrapper]:
     """A write transaction on this thread's own connection; ``long`` when code of the application
-    runs in it, ``limited`` when its first statement begins with what ``limit`` says.
+    runs in it, ``joined`` when its first statement begins with what ``begin`` says.
 
     On SQLite it is IMMEDIATE: a deferred one that read first gets SQLITE_BUSY at once when it
     comes to write, whatever the timeout. PostgreSQL runs READ COMMITTED: numbering relies on each
@@ -49,7 +49,7 @@ def writing(*, long: bool = False, limited: bool = False) -> Iterator[BaseDataba
         using.transaction_mode = "IMMEDIATE"  # type: ignore[attr-defined]
     try:
         with transaction.atomic(using=using.alias):
-            if outermost and not long and not limited:
+            if outermost and not long and not joined:
                 _limit(using)
             yield using
     finally:
@@ -57,15 +57,19 @@ def writing(*, long: bool = False, limited: bool = False) -> Iterator[BaseDataba
             using.transaction_mode = mode  # type: ignore[attr-defined]
 
 
-def limit(using: BaseDatabaseWrapper) -> str:
-    """Begins the first statement of a ``limited`` transaction, so that the limit costs no round
-    trip of its own."""
+def begin(using: BaseDatabaseWrapper) -> str:
+    """Begins the first statement of a ``joined`` transaction, so that what PostgreSQL must be told
+    before costs no round trips of its own."""
     if using.vendor != "postgresql" or len(using.atomic_blocks) > 1:
         return ""
-    if takes_many(using):
-        return f"{LIMIT % STOPPED};\n"
-    _limit(using)
-    return ""
+    if not takes_many(using):
+        _limit(using)
+        return ""
+    sql = LIMIT % STOPPED + BETWEEN
+    if is_whole(using) and using.connection.pgconn.transaction_status == 0:  # none yet
+        using.connection.autocommit = True  # psycopg sends no BEGIN then
+        sql = f"BEGIN ISOLATION LEVEL READ COMMITTED{BETWEEN}{sql}"
+    return sql
 
 
 def _limit(using: BaseDatabaseWrapper) -> None:

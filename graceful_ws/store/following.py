@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graceful_ws.models import Presence, StreamMessage, Subscription
 
 from .entries import Entry, Row
-from .sql import Batch
+from .sql import Batch, among, read
 from .streams import MESSAGE, Tip, fresh, tips
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Publish(Entry):
 
 
 Follows = Subscribe | Unsubscribe | Audience
+Followed = type[Subscription] | type[Presence]
 
 
 class Following:
@@ -110,24 +111,25 @@ class Following:
         self._tips: dict[str, Tip] = {}
         self._subscriptions: dict[tuple[int, str], Tip] = {}
         self._audiences: dict[int, set[str]] = {}
-        self._made: list[Subscription | Presence] = []
-        self._gone: list[tuple[type[Subscription | Presence], int, str]] = []
+        # (model, session, stream), in order; and the epoch and number that it begins with
+        self._made: dict[tuple[Followed, int, str], Tip | None] = {}
+        self._gone: list[tuple[Followed, int, str]] = []
 
     def read(self, entries: Sequence[Entry]) -> None:
         """What the entries must know, read under the locks of their sessions."""
         asked = [entry for entry in entries if isinstance(entry, Follows)]
         if not asked:
             return
-        using = self._work.using.alias
-        sessions = {entry.session for entry in asked}
+        using = self._work.using
         self._tips = tips(sorted({e.stream for e in asked if isinstance(e, Subscribe)}))
-        rows = Subscription.objects.using(using).filter(session__in=sessions)
-        for session, stream, epoch, first, acked in rows.values_list(
-            "session_id", "stream", "epoch", "from_seq", "acked_seq"
+        one_of, params = among(using, {entry.session for entry in asked})
+        where = f"WHERE session_id{one_of}"
+        columns = ("session_id", "stream", "epoch", "from_seq", "acked_seq")
+        for session, stream, epoch, first, acked in read(
+            using, Subscription, columns, where, params
         ):
             self._subscriptions[session, stream] = Tip(epoch, max(first, acked))
-        told = Presence.objects.using(using).filter(session__in=sessions)
-        for session, stream in told.values_list("session_id", "stream"):
+        for session, stream in read(using, Presence, columns[:2], where, params):
             self._audiences.setdefault(session, set()).add(stream)
 
     def subscribe(self, row: Row, stream: str) -> Tip:
@@ -138,9 +140,7 @@ class Following:
         if tip is None:
             raise StreamUnknown(stream)
         self._subscriptions[row.id, stream] = tip
-        self._made.append(
-            Subscription(session_id=row.id, stream=stream, epoch=tip.epoch, from_seq=tip.head)
-        )
+        self._made[Subscription, row.id, stream] = tip
         return tip
 
     def unsubscribe(self, row: Row, stream: str) -> None:
@@ -155,7 +155,7 @@ class Following:
         if stream in audience:
             return False
         audience.add(stream)
-        self._made.append(Presence(session_id=row.id, stream=stream))
+        self._made[Presence, row.id, stream] = None
         self.published.append(fresh(stream, joined, self._work.now))
         self._present(row, True)
         return True
@@ -175,17 +175,13 @@ class Following:
             row.present = present
             self._work.present.append((present, row.id))
 
-    def _forget(self, model: type[Subscription | Presence], row: Row, stream: str) -> None:
+    def _forget(self, model: Followed, row: Row, stream: str) -> None:
         """A row of this very round is simply not made; what it said before is written yet."""
-        made = [
-            one
-            for one in self._made
-            if isinstance(one, model) and (one.session_id, one.stream) == (row.id, stream)
-        ]
-        if made:
-            self._made.remove(made[0])
+        what = model, row.id, stream
+        if what in self._made:
+            del self._made[what]
         else:
-            self._gone.append((model, row.id, stream))
+            self._gone.append(what)
 
     def acknowledge(self, session: int, stream: str, epoch: str, seq: int) -> None:
         known = self.acks.get((session, stream))
@@ -201,17 +197,17 @@ class Following:
         for model in (Subscription, Presence):
             gone = [(session, stream) for kind, session, stream in self._gone if kind is model]
             batch.delete(model, ("session_id", "stream"), gone)
-        made = [one for one in self._made if isinstance(one, Subscription)]
         batch.insert(
             Subscription,
             ("session_id", "stream", "epoch", "from_seq", "acked_seq"),
-            [(one.session_id, one.stream, one.epoch, one.from_seq, 0) for one in made],
+            [
+                (session, stream, tip.epoch, tip.head, 0)
+                for (_, session, stream), tip in self._made.items()
+                if tip is not None
+            ],
         )
-        batch.insert(
-            Presence,
-            ("session_id", "stream"),
-            [(one.session_id, one.stream) for one in self._made if isinstance(one, Presence)],
-        )
+        told = [(session, stream) for model, session, stream in self._made if model is Presence]
+        batch.insert(Presence, ("session_id", "stream"), told)
         batch.insert(StreamMessage, MESSAGE, self.published)
         batch.update(
             Subscription,

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from graceful_ws.models import InboundResult, OutboundMessage, Session
 
-from .base import alias, is_outage, limit, locked_rows, writing
+from .base import begin, connection, is_outage, locked_rows, writing
 from .entries import COLUMNS, Append, Complete, Entry, Fenced, Later, Row, TakePending
 from .following import Following, StreamUnknown
-from .sql import Batch, among, select
+from .sql import Batch, among, read, select
 
 MESSAGE = ("session_id", "seq", "data", "created_at")
 RESULT = ("session_id", "client_seq", "outcome")
@@ -122,7 +122,7 @@ class Round:
             where="session_id = {session_id} AND client_seq <= {client_seq}",
         )
         self.following.write(batch)
-        batch.run()
+        batch.run(last=True)
 
 
 def commit(entries: Sequence[Entry]) -> list[Any]:
@@ -132,7 +132,7 @@ def commit(entries: Sequence[Entry]) -> list[Any]:
     outcomes: list[Any] = []
     for entry in entries:
         entry.begin()
-    with writing(limited=True) as using:
+    with writing(joined=True) as using:
         work = Round(using, timezone.now())
         rows, gone = _lock({entry.session for entry in entries}, using)
         asked = [entry.session for entry in entries if isinstance(entry, TakePending)]
@@ -199,7 +199,7 @@ def _locked(ids: Collection[int], using: BaseDatabaseWrapper, held: str = "") ->
     lock = f"FOR NO KEY UPDATE {held}" if using.vendor == "postgresql" else ""
     one_of, params = among(using, ids)
     table = Session._meta.db_table
-    sql = f"{limit(using)}SELECT {COLUMNS} FROM {table} WHERE id{one_of} ORDER BY id {lock}"
+    sql = f"{begin(using)}SELECT {COLUMNS} FROM {table} WHERE id{one_of} ORDER BY id {lock}"
     return {values[0]: Row(*values) for values in select(using, sql, params)}
 
 
@@ -217,7 +217,7 @@ def claim(
     Raises Fenced when the session was taken over or the number is consumed already; then the
     caller's whole transaction must roll back.
     """
-    with writing(limited=True) as using:
+    with writing(joined=True) as using:
         row = _locked([session], using).get(session)
         if (
             row is None
@@ -265,10 +265,5 @@ def standing(session: int, client_seq: int = 0) -> tuple[Numbers, str | None] | 
 
 def page(session: int, after: int, rows: int) -> list[tuple[int, str]]:
     """The session's own messages behind ``after``, in order: ``(seq, data)``."""
-    found = (
-        OutboundMessage.objects.using(alias())
-        .filter(session_id=session, seq__gt=after)
-        .order_by("seq")
-        .values_list("seq", "data")[:rows]
-    )
-    return cast("list[tuple[int, str]]", list(found))
+    where = "WHERE session_id = %s AND seq > %s ORDER BY seq LIMIT %s"
+    return read(connection(), OutboundMessage, ("seq", "data"), where, [session, after, rows])

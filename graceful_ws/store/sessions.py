@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from graceful_ws.models import Session
 from .hello import Attach, Identity, hash_token
 from .sql import Batch, insert_many, read
 
+IDS = 64  # drawn together
 AT_ONCE = 500  # hashes in one query of SQLite, whose statements are bounded
 
 # What a hello must know of a session, read under its lock.
@@ -79,12 +81,21 @@ class Owned:
         return not self.session_key_hash or self.session_key_hash == identity.session_key_hash
 
 
-def new(entry: Attach, now: datetime) -> Owned:
+def public_ids() -> Iterator[uuid.UUID]:
+    """Random ones (RFC 9562, version 4). Each call of the system's generator lets the event loop
+    have the interpreter, and waits for it: so one for many."""
+    while True:
+        some = os.urandom(16 * IDS)
+        for start in range(0, len(some), 16):
+            yield uuid.UUID(bytes=some[start : start + 16], version=4)
+
+
+def new(entry: Attach, now: datetime, public_id: uuid.UUID) -> Owned:
     who = entry.identity
     return Owned(
         0,  # until it is inserted
         hash_token(entry.new_token),
-        uuid.uuid4(),
+        public_id,
         entry.consumer,
         who.user_id,
         who.auth_hash,

@@ -24,13 +24,17 @@ from .statements import (
     updating,
 )
 
+BETWEEN = ";\n"  # statements of one message to PostgreSQL
+
 
 def select(using: BaseDatabaseWrapper, sql: str, params: Values = ()) -> list[Any]:
-    """The rows as the driver gives them: on SQLite a boolean is 0 or 1, and a datetime is text."""
+    """The rows of the last statement of ``sql``, as the driver gives them: on SQLite a boolean is 0
+    or 1, and a datetime is text."""
     with using.cursor() as cursor:
         cursor.execute(sql, params)
-        while cursor.description is None and cursor.nextset():
-            pass  # of several statements, the first that returns rows
+        if hasattr(using.connection, "pgconn"):  # psycopg 2 has the rows of the last one only
+            for _ in range(sql.count(BETWEEN)):
+                cursor.nextset()
         found: list[Any] = cursor.fetchall()
         return found
 
@@ -137,7 +141,9 @@ class Batch:
             self._writes.append((once(deleting, self._using, model, keys, where), rows))
         return self
 
-    def run(self) -> None:
+    def run(self, *, last: bool = False) -> None:
+        """``last``: the transaction of ``writing`` has nothing to do after it but to commit, which
+        then needs no round trip of its own."""
         writes, self._writes = self._writes, []
         if not writes:
             return
@@ -150,7 +156,8 @@ class Batch:
             made = [statement.together(using, rows) for statement, rows in writes]
             if takes_many(using):
                 params = [value for _, values in made for value in values]
-                made = [(";\n".join([sql for sql, _ in made]), params)]
+                end = ["COMMIT"] if last and is_whole(using) else []
+                made = [(BETWEEN.join([sql for sql, _ in made] + end), params)]
             for sql, params in made:
                 cursor.execute(sql, params)
 
@@ -159,4 +166,16 @@ def takes_many(using: BaseDatabaseWrapper) -> bool:
     """Whether a connection takes several statements in one message."""
     return using.vendor == "postgresql" and not using.settings_dict["OPTIONS"].get(
         "server_side_binding"
+    )
+
+
+def is_whole(using: BaseDatabaseWrapper) -> bool:
+    """Whether BEGIN and COMMIT can ride along with the statements of the transaction under way: not
+    where it belongs to somebody else. Only psycopg 3 asks the server, and not itself, whether there
+    is one; its ``commit`` and ``rollback`` do nothing when there is none."""
+    return (
+        takes_many(using)
+        and len(using.atomic_blocks) == 1
+        and using.commit_on_exit
+        and hasattr(using.connection, "pgconn")
     )

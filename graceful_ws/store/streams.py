@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from typing import Any
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from graceful_ws.models import Stream, StreamMessage
 
-from .base import alias, connection, limit, writing
+from .base import alias, begin, connection, writing
 from .sql import Batch, insert_many, read, select, update_many
 
 NAME_BYTES = 100
@@ -76,6 +76,10 @@ def hash_name(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
+def _hashed(using: BaseDatabaseWrapper, name: str) -> Any:
+    return using.Database.Binary(hash_name(name))  # type: ignore[attr-defined]
+
+
 def new_epoch() -> str:
     return secrets.token_urlsafe(8)
 
@@ -117,7 +121,7 @@ def number(name: str) -> Numbered | None:
     The stream's row is locked first, and what waits is read by a statement of its own: one that
     had waited for the lock would still see what its snapshot saw, and number it again.
     """
-    with writing(limited=True) as using:
+    with writing(joined=True) as using:
         pk, epoch, head = _locked(using, name)
         waits = "WHERE stream = %s AND seq IS NULL ORDER BY id"
         found = read(using, StreamMessage, ("id", "data"), f"{waits} LIMIT {BATCH}", [name])
@@ -128,7 +132,7 @@ def number(name: str) -> Numbered | None:
         seqs = [(seq, row[0]) for seq, row in enumerate(found, first)]
         batch.update(StreamMessage, ("seq",), ("id",), seqs)
         batch.update(Stream, ("head", "used_at"), ("id",), [(head, timezone.now(), pk)])
-        batch.run()
+        batch.run(last=True)
         return Numbered(name, epoch, first, [data for _, data in found])
 
 
@@ -137,8 +141,8 @@ def _locked(using: BaseDatabaseWrapper, name: str) -> tuple[int, str, int]:
     whoever numbers it: skipping it would leave what was inserted meanwhile to nobody."""
     lock = "FOR NO KEY UPDATE" if using.vendor == "postgresql" else ""
     sql = f"SELECT id, epoch, head FROM {Stream._meta.db_table} WHERE name_hash = %s {lock}"
-    hashed = [using.Database.Binary(hash_name(name))]  # type: ignore[attr-defined]
-    rows = select(using, limit(using) + sql, hashed)
+    hashed = [_hashed(using, name)]
+    rows = select(using, begin(using) + sql, hashed)
     if not rows:
         _create(using, [name])
         rows = select(using, sql, hashed)
@@ -163,11 +167,12 @@ def _create(using: BaseDatabaseWrapper, names: Iterable[str]) -> None:
 
 def tips(names: Sequence[str]) -> dict[str, Tip]:
     """Where streams stand; those that do not exist are left out."""
+    using = connection()
     found: dict[str, Tip] = {}
-    streams = Stream.objects.using(alias())
     for start in range(0, len(names), NAMES):
-        hashes = [hash_name(name) for name in names[start : start + NAMES]]
-        rows = streams.filter(name_hash__in=hashes).values_list("name", "epoch", "head")
+        hashes = [_hashed(using, name) for name in names[start : start + NAMES]]
+        where = f"WHERE name_hash IN ({', '.join(['%s'] * len(hashes))})"
+        rows = read(using, Stream, ("name", "epoch", "head"), where, hashes)
         found.update({name: Tip(epoch, head) for name, epoch, head in rows})
     return found
 
@@ -182,13 +187,8 @@ def create(names: Sequence[str]) -> None:
 
 def page(name: str, after: int, rows: int) -> list[tuple[int, str]]:
     """A stream's messages behind ``after``, in order: ``(seq, data)``."""
-    found = (
-        StreamMessage.objects.using(alias())
-        .filter(stream=name, seq__gt=after)
-        .order_by("seq")
-        .values_list("seq", "data")[:rows]
-    )
-    return cast("list[tuple[int, str]]", list(found))
+    where = "WHERE stream = %s AND seq > %s ORDER BY seq LIMIT %s"
+    return read(connection(), StreamMessage, ("seq", "data"), where, [name, after, rows])
 
 
 def rotate(name: str, epoch: str | None) -> None:

@@ -148,7 +148,7 @@ class Listener:
         self.reading.set()
         self.outbox = Outbox(
             self._transmit,
-            lambda application: None,
+            lambda event: None,
             self.gaps.append,
             tasks.spawn,
             tasks.flusher,

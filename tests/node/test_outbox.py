@@ -46,7 +46,7 @@ class Peer:
         self.reading.set()
         self.outbox = Outbox(
             self._transmit,
-            lambda application: None,
+            lambda event: None,
             self.gaps.append,
             self._spawn,
             Flusher(),

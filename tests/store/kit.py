@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import psycopg
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from graceful_ws.models import InboundResult, OutboundMessage, Session, StreamMessage
@@ -187,11 +188,16 @@ def breaking_commits(
     "before": the connection is lost and nothing was kept; "after": it is lost when all was kept.
     None and the end of ``faults``: the commit goes well. With PostgreSQL the backend really dies.
     """
-    original = BaseDatabaseWrapper._commit
+    original, execute = BaseDatabaseWrapper._commit, CursorWrapper.execute
     name = thread or threading.current_thread().name
 
+    def next_fault() -> str | None:
+        return next(faults, None) if threading.current_thread().name == name else None
+
     def commit(self: BaseDatabaseWrapper) -> Any:
-        fault = next(faults, None) if threading.current_thread().name == name else None
+        if self.vendor == "postgresql" and self.connection.info.transaction_status == 0:
+            return original(self)  # a statement has done it
+        fault = next_fault()
         if fault is None:
             return original(self)
         if fault == AFTER:
@@ -204,11 +210,23 @@ def breaking_commits(
             self.connection.rollback()
         raise OperationalError("disk I/O error")
 
+    def execute_and_commit(self: CursorWrapper, sql: str, params: Any = None) -> Any:
+        """COMMIT may travel with the last statements."""
+        fault = next_fault() if sql.endswith(";\nCOMMIT") else None
+        if fault is None:
+            return execute(self, sql, params)
+        if fault == AFTER:
+            execute(self, sql, params)
+        _terminate(database, self.db.connection.info.backend_pid)
+        return execute(self, sql, params)
+
     BaseDatabaseWrapper._commit = commit  # type: ignore[method-assign]
+    CursorWrapper.execute = execute_and_commit  # type: ignore[method-assign]
     try:
         yield
     finally:
         BaseDatabaseWrapper._commit = original  # type: ignore[method-assign]
+        CursorWrapper.execute = execute  # type: ignore[method-assign]
 
 
 def _terminate(database: Database, pid: int) -> None:
