@@ -12,7 +12,6 @@ client to server       ``Pending`` (client)            ``Intake`` (credit)
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -48,7 +47,7 @@ class Cursor:
     position: int = 0
     acked: int = 0
     _before: int = 0  # the highest position before a gap led back behind it
-    _sizes: deque[tuple[int, int]] = field(default_factory=deque)
+    _sizes: list[tuple[int, int]] = field(default_factory=list)  # an idle deque takes 0.7 KiB
 
     def advance(self, seq: int, size: int) -> None:
         """``seq`` goes to the socket. It must be the next number."""
@@ -94,9 +93,14 @@ class Cursor:
 
     def _release(self, seq: int) -> None:
         sizes = self._sizes
-        while sizes and sizes[0][0] <= seq:
-            self.window.messages -= 1
-            self.window.bytes -= sizes.popleft()[1]
+        count = 0
+        for number, size in sizes:
+            if number > seq:
+                break
+            count += 1
+            self.window.bytes -= size
+        self.window.messages -= count
+        del sizes[:count]
 
 
 class Hole(Exception):
@@ -141,7 +145,7 @@ class Intake:
     received: int = 0
     bytes: int = 0
     retry: int | None = None  # the number that must come next, after nack(retry)
-    _sizes: deque[int] = field(default_factory=deque)
+    _sizes: list[int] = field(default_factory=list)
 
     def receive(self, seq: int, size: int) -> Arrival:
         """Takes in a number. Raises ProtocolError 1002 for a hole, 4201 past the credit."""
@@ -174,7 +178,7 @@ class Intake:
         if seq != self.done + 1:
             raise AssertionError(f"{seq} completed after {self.done}")
         self.done = seq
-        self.bytes -= self._sizes.popleft()
+        self.bytes -= self._sizes.pop(0)
 
     def ask_again(self, seq: int) -> None:
         """``seq`` was nacked with retry: it and what follows are forgotten until it returns."""

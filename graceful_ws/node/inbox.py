@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from graceful_ws.core.window import Arrival, Intake
 from graceful_ws.store.base import JournalUnavailable, is_locked
 from graceful_ws.store.entries import Complete, CountTry, Fenced, Later
 
+from .bell import Bell
 from .threads import OUTAGES, Busy
 from .transaction import CommitUnknown, receive_in_transaction
 
@@ -47,11 +47,11 @@ class Inbox:
         self.intake = Intake(live.limits.unacked, live.limits.unacked_bytes)
         self.duplicates = 0
         self._live = live
-        self._items: deque[tuple[int | None, Any]] = deque()  # (number, data) or (None, call)
+        self._items: list[tuple[int | None, Any]] = []  # (number, data) or (None, call)
         self._task: asyncio.Task[None] | None = None
         self._suspicious = 0  # up to this number, handlers may have been started before
         self._completing: asyncio.Future[Any] | None = None  # the last outcome on its way
-        self._room = asyncio.Event()
+        self._room = Bell()
         self._open = True
 
     def resume(self, last_client_seq: int, *, resumed: bool) -> None:
@@ -85,7 +85,6 @@ class Inbox:
 
     async def wait_uncrowded(self) -> None:
         while self._open and self.crowded:
-            self._room.clear()
             await self._room.wait()
 
     # --- out ----------------------------------------------------------------------------------
@@ -103,7 +102,7 @@ class Inbox:
         """Nothing more is handled but what runs; clients send the rest again."""
         self._open = False
         self._items.clear()
-        self._room.set()
+        self._room.ring()
 
     async def finished(self) -> None:
         """Returns when no handler runs, and all outcomes are committed or will never be."""
@@ -133,8 +132,8 @@ class Inbox:
     async def _run(self) -> None:
         try:
             while self._items:
-                seq, item = self._items.popleft()
-                self._room.set()
+                seq, item = self._items.pop(0)
+                self._room.ring()
                 if seq is None:
                     await self._call(item)
                 else:
@@ -245,7 +244,7 @@ class Inbox:
         """Nothing is consumed; the client sends from ``seq`` again. What has ``begun`` may have had
         an effect, so that the number must stay with its message: a second start is the last."""
         self.intake.ask_again(seq)
-        self._items = deque(item for item in self._items if item[0] is None)
+        self._items = [item for item in self._items if item[0] is None]
         if begun:
             self._suspicious = max(self._suspicious, seq)
         code = "interrupted" if begun else "try_again"

@@ -19,6 +19,7 @@ from graceful_ws.core.frames import Gap, encode, join
 from graceful_ws.core.transitions import FRAME_SENT, MESSAGE_SENT, Event
 from graceful_ws.core.window import Hole, SendWindow, check_page
 
+from .bell import Bell
 from .feed import Feed, Source
 from .flusher import Flusher
 from .queued import Message, Queued
@@ -66,7 +67,7 @@ class Outbox:
         self._due = False  # the flusher will call
         self._sender: asyncio.Task[None] | None = None  # while the socket makes it wait
         self._reader: asyncio.Task[None] | None = None
-        self._room = asyncio.Event()
+        self._room = Bell()
         self._next_size = 0  # of the frame that found no room
         self._open = True
 
@@ -106,13 +107,11 @@ class Outbox:
     async def wait_uncrowded(self) -> None:
         """Returns when there is room for an unnumbered message, or the connection is over."""
         while self._open and self.crowded:
-            self._room.clear()
             await self._room.wait()
 
     async def wait_window(self, size: int) -> None:
         """Returns when a numbered message of ``size`` bytes may go, or the connection is over."""
         while self._open and not self.window.has_room(size):
-            self._room.clear()
             await self._room.wait()
 
     def acknowledge(
@@ -140,7 +139,7 @@ class Outbox:
         feed = self.feeds.pop(name, None)
         if feed is not None:
             feed.cursor.skip(feed.cursor.position)  # what was on its way frees the window
-            self._room.set()
+            self._room.ring()
 
     def offer(self, feed: Feed, seq: int, frame: str) -> None:
         """A message has committed. Its source's head already counts it."""
@@ -175,11 +174,11 @@ class Outbox:
         if feed.cursor.position < seq <= feed.source.head and not feed.cursor.is_old(seq):
             feed.cursor.jump(seq)  # it came over the connection before, after the hello
             feed.acked_epoch = feed.source.epoch
-            self._room.set()
+            self._room.ring()
         elif feed.cursor.ack(seq):
             feed.acked_epoch = feed.source.epoch
             self.progress_at = self._time()
-            self._room.set()
+            self._room.ring()
 
     def gap(self, feed: Feed, reason: str, oldest: int | None = None) -> None:
         """Tells the client that messages are missing; both cursors then stand at the head."""
@@ -263,7 +262,7 @@ class Outbox:
         # back-pressure takes them always.
         if application or not self._spilling:
             self.progress_at = self._time()
-        self._room.set()
+        self._room.ring()
 
     # --- reading what is not at hand ----------------------------------------------------------
 
@@ -286,7 +285,6 @@ class Outbox:
                     return
                 for feed in behind:
                     while self._open and not self._has_room(self._next_size):
-                        self._room.clear()
                         await self._room.wait()
                     if self._open and self.feeds.get(feed.source.name) is feed:
                         rows = await self._read_page(feed, rows)
@@ -334,7 +332,7 @@ class Outbox:
         self._open = False
         self._queued.clear()
         self._next = None
-        self._room.set()
+        self._room.ring()
         for task in (self._sender, self._reader):
             if task is not None:
                 task.cancel()

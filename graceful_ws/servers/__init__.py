@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 from .signals import Stop
 
@@ -23,6 +23,19 @@ OTHERS = {"hypercorn": "hypercorn.asyncio", "granian": "granian.server"}
 EXTENSION = "graceful_ws"  # key in scope["extensions"]
 COMPRESSED_FROM = 1024  # bytes: smaller messages go uncompressed although compression was agreed
 Write = Callable[[bytes], bool]
+
+
+class Socket(Protocol):
+    """What an adapter offers for a connection: ``scope["extensions"][EXTENSION]["socket"]``."""
+
+    write: Write | None  # see ``writer``; None if it cannot
+
+    def drop(self) -> None:
+        """End the TCP connection at once."""
+
+    def is_own(self, send: Any) -> bool:
+        """Whether ``send`` is the server's, with nothing between."""
+
 
 installed: dict[str, str] = {}  # server → version, as its distribution calls it
 missing: dict[str, str] = {}  # what an adapter did not find → what does not work without it
@@ -95,10 +108,9 @@ def dropper(scope: Mapping[str, Any], send: Any) -> Callable[[], None] | None:
     in the connection's event loop, any number of times. Without it an application can only
     return, after which a server may hold the connection for as long as it likes.
     """
-    offered = (scope.get("extensions") or {}).get(EXTENSION)
-    if offered is not None:
-        drop: Callable[[], None] = offered["drop"]
-        return drop
+    socket = _socket(scope)
+    if socket is not None:
+        return socket.drop
     if "uvicorn" in installed:  # imported after it had started: no extension in the scope
         found: Callable[[], None] | None = importlib.import_module(".uvicorn", __name__).dropper(
             send
@@ -114,13 +126,15 @@ def writer(scope: Mapping[str, Any], send: Any) -> Write | None:
     It returns False, and has done nothing, when the frame has to go by ``send``: the peer does not
     read, the connection is not open, or the server compresses messages of this size.
     """
-    write: Write | None = None
+    socket = _socket(scope)
+    if socket is None or socket.write is None or not socket.is_own(_unwrapped(send)):
+        return None
+    return socket.write
+
+
+def _socket(scope: Mapping[str, Any]) -> Socket | None:
     offered = (scope.get("extensions") or {}).get(EXTENSION)
-    if offered is not None and "write" in offered:
-        send = _unwrapped(send)
-        if offered["is_own"](send):
-            write = offered["write"]
-    return write
+    return offered["socket"] if offered is not None else None
 
 
 def _unwrapped(send: Any) -> Any:

@@ -107,7 +107,7 @@ def _offer_extensions(create: Any) -> Any:
             # 2.3 of the specification brought the reasons of close and disconnect.
             scope["asgi"] = {"version": "3.0", "spec_version": "2.3"}
             scope.setdefault("extensions", {}).update(
-                {"websocket.http.response": {}, EXTENSION: protocol.offer()}
+                {"websocket.http.response": {}, EXTENSION: {"socket": protocol}}
             )
         return create(self, protocol, scope)
 
@@ -119,7 +119,7 @@ def _wait_for_the_peer(reply: Any) -> Any:
     async def reply_and_wait(self: Any, protocol: Any, message: dict[str, Any]) -> None:
         await reply(self, protocol, message)
         if isinstance(protocol, Protocol) and message.get("type") == "websocket.send":
-            await protocol.writable.wait()
+            await protocol.flow.writable()
 
     return reply_and_wait
 
@@ -137,12 +137,11 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.writable = asyncio.Event()  # clear while 64 KiB or more wait for the peer to read
-        self.writable.set()
+        self.flow = _Flow()
 
     def onOpen(self) -> None:
         self.unregisterProducer()  # the HTTP channel, whose connection it was
-        self.registerProducer(_Flow(self.writable), True)
+        self.registerProducer(self.flow, True)
         super().onOpen()
 
     def handle_reply(self, message: dict[str, Any]) -> None:
@@ -200,7 +199,7 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
             reason = (self.localCloseReason or b"").decode(errors="replace")
         elif not wasClean:
             reason = None  # autobahn's own words, not the peer's
-        self.writable.set()
+        self.flow.resumeProducing()
         muted, self.muted = self.muted, True  # Daphne's own event has no reason
         try:
             super().onClose(wasClean, code, reason)
@@ -215,17 +214,13 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
                 }
             )
 
-    def offer(self) -> dict[str, Any]:
-        """What graceful_ws finds in the scope."""
-        return {"drop": self.drop, "write": self.write, "is_own": self._is_own}
-
-    def _is_own(self, send: Any) -> bool:
+    def is_own(self, send: Any) -> bool:
         """Whether nothing stands between the application and this protocol."""
         return isinstance(send, functools.partial) and send.args == (self,)
 
     def write(self, frame: bytes) -> bool:
         """Send a whole frame now; False if it has to go the ordinary way."""
-        if self.state != self.STATE_OPEN or self.send_queue or not self.writable.is_set():
+        if self.state != self.STATE_OPEN or self.send_queue or self.flow.paused:
             return False
         if self._perMessageCompress is not None and len(frame) > COMPRESSED_FROM:
             return False
@@ -258,19 +253,33 @@ def _is_empty(transport: Any) -> bool:
 
 
 class _Flow:
-    """Twisted's word for "stop writing" and "go on" (IPushProducer), for a coroutine to wait on."""
+    """Twisted's word for "stop writing" and "go on" (IPushProducer), for a coroutine to wait on.
+    It is paused while 64 KiB or more wait for the peer to read."""
 
-    def __init__(self, writable: asyncio.Event) -> None:
-        self._writable = writable
+    __slots__ = ("_resumed",)
+
+    def __init__(self) -> None:
+        self._resumed: asyncio.Event | None = None
+
+    @property
+    def paused(self) -> bool:
+        return self._resumed is not None
+
+    async def writable(self) -> None:
+        while self._resumed is not None:
+            await self._resumed.wait()
 
     def pauseProducing(self) -> None:
-        self._writable.clear()
+        if self._resumed is None:
+            self._resumed = asyncio.Event()
 
     def resumeProducing(self) -> None:
-        self._writable.set()
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
 
     def stopProducing(self) -> None:
-        self._writable.set()
+        self.resumeProducing()
 
 
 class _Denial:

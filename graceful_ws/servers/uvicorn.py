@@ -103,16 +103,27 @@ class _Outermost:
             drop = dropper(send)
             protocol: Any = getattr(send, "__self__", None)
             if drop is not None:
-                offer = {"drop": drop}
-                write = _writer(protocol)
-                if write is not None:
-                    offer |= {"write": write, "is_own": send.__eq__}
-                scope.setdefault("extensions", {})[EXTENSION] = offer
+                socket = _Socket(drop, _writer(protocol), send)
+                scope.setdefault("extensions", {})[EXTENSION] = {"socket": socket}
             if hasattr(protocol, "close_timeout"):
                 protocol.close_timeout = _close_timeout
             if hasattr(protocol, "close_timer"):
                 receive = _until_closed(protocol, receive)
         return await self._application(scope, receive, send)
+
+
+class _Socket:
+    """See ``graceful_ws.servers.Socket``."""
+
+    __slots__ = ("_send", "drop", "write")
+
+    def __init__(self, drop: Any, write: Any, send: Any) -> None:
+        self.drop = drop
+        self.write = write
+        self._send = send
+
+    def is_own(self, send: Any) -> bool:
+        return bool(send == self._send)
 
 
 def _writer(protocol: Any) -> Any:
