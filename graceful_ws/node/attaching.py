@@ -122,7 +122,7 @@ async def _attach_after(
 
 
 def _own(live: LiveConnection, entry: Attach, attached: Attached) -> None:
-    live.entry = entry
+    live.owner = entry.consumer, entry.identity, entry.attempt
     live.attached = attached
     live.consumer.session_id = str(attached.uuid)
     live.node.own(live)
@@ -188,6 +188,7 @@ def _welcome(
     feed = live.outbox.add(source, attached.position)
     live.subscriptions.resume(followed)
     live.became_ready(attached, feed)
+    attached.is_told()
     live.taker.begin(pending=attached.pending)
     consumer = live.consumer
     if not consumer.follows_all(live.outbox.feeds):

@@ -32,6 +32,7 @@ class Flusher:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._due: deque[Sender] = deque()
+        self._soon = False  # the loop will call, or does
         self._last: Sequence[str | bytes] = ()
         self._encoded = b""
 
@@ -41,9 +42,10 @@ class Flusher:
 
     def ask(self, sender: Sender) -> None:
         """``flush`` is called soon. The sender asks again only when it was."""
-        if not self._due:
-            self._loop.call_soon(self._flush)
         self._due.append(sender)
+        if not self._soon:
+            self._soon = True
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         due = self._due
@@ -52,6 +54,7 @@ class Flusher:
                 due.popleft().flush()
             except Exception:  # a defect, and not a reason to send nothing to the others
                 logger.exception("a connection could not be served")
+        self._soon = bool(due)
         if due:
             self._loop.call_soon(self._flush)
         else:

@@ -43,6 +43,11 @@ Call = Callable[[], Awaitable[Any]]
 class Inbox:
     """The receiving half of one connection."""
 
+    __slots__ = (
+        *("_completing", "_items", "_live", "_open", "_room", "_suspicious", "_task"),
+        *("duplicates", "intake"),
+    )
+
     def __init__(self, live: LiveConnection) -> None:
         self.intake = Intake(live.limits.unacked, live.limits.unacked_bytes)
         self.duplicates = 0

@@ -27,6 +27,8 @@ TIMEOUT = 2.0  # seconds for a channel, or for leaving the groups of a connectio
 class LayerPump:
     """Reads the consumer's channel and hands each message to its handler, in turn."""
 
+    __slots__ = ("_live", "_receiving", "_task")
+
     def __init__(self, live: LiveConnection) -> None:
         self._live = live
         self._task: asyncio.Task[None] | None = None

@@ -37,6 +37,7 @@ class ConnectionLimits:
     _plain: Limits = field(init=False, repr=False, compare=False)
     _graceful: Limits = field(init=False, repr=False, compare=False)
 
+    @cache  # noqa: B019 - there are as many as consumer classes
     def machine(self, *, plain: bool) -> Limits:
         """A plain client says no hello and answers no pings."""
         return self._plain if plain else self._graceful

@@ -31,8 +31,8 @@ from graceful_ws.core.transitions import (
     State,
 )
 from graceful_ws.servers import dropper, writer
-from graceful_ws.store.attach import Attach, Attached
 from graceful_ws.store.entries import Append, Fenced
+from graceful_ws.store.hello import Attached, Identity
 from graceful_ws.store.nodes import Ending
 
 from .application import Application
@@ -54,6 +54,13 @@ FLUSH_TIMEOUT = 2.0  # seconds that a close waits for what is queued before it
 
 class LiveConnection:
     """The server's end of one WebSocket, from accept to the last clean-up."""
+
+    __slots__ = (
+        *("_loop", "_send", "attached", "attaching", "consumer", "deadline", "end_cause"),
+        *("ended_elsewhere", "feed", "inbox", "instance", "limits", "machine", "node", "noted"),
+        *("noted_at", "outbox", "over", "owner", "plain", "reader", "ready_future", "scope"),
+        *("subscriptions", "taker", "__weakref__"),
+    )
 
     def __init__(
         self, node: Node, consumer: Application, scope: Any, receive: Any, send: Any
@@ -79,12 +86,12 @@ class LiveConnection:
         )
         self.subscriptions = Subscriptions(self)
         self.attached: Attached | None = None
-        self.entry: Attach | None = None  # what it attached with
+        self.owner: tuple[str, Identity, int] | None = None  # consumer, who, and which attempt
         self.deadline: float | None = None  # the one the node's timer knows
         self.feed: Feed | None = None
         self.reader = Reader(self, receive)
         self._send = send
-        self._loop = asyncio.get_running_loop()
+        self._loop = node.loop
         self.attaching: asyncio.Future[None] | None = None
         self.ready_future: asyncio.Future[Attached] = self._loop.create_future()
         self.instance = ""
@@ -123,12 +130,9 @@ class LiveConnection:
 
     def extra(self) -> dict[str, Any]:
         """For structured logs."""
-        attached = self.attached
-        return {
-            "session": str(attached.uuid) if attached else None,
-            "generation": attached.generation if attached else None,
-            "node": self.node.name,
-        }
+        session = self.attached and str(self.attached.uuid)
+        generation = self.attached and self.attached.generation
+        return {"session": session, "generation": generation, "node": self.node.name}
 
     def make_plain(self) -> None:
         """The consumer accepted another subprotocol, or none."""
@@ -145,7 +149,7 @@ class LiveConnection:
 
     def opened(self) -> None:
         """The WebSocket was accepted."""
-        self.perform(self.machine.handle(OPENED, self._loop.time()))
+        self.event(OPENED)
         self.node.add(self)
         if self.plain:
             attach(self, None)
@@ -241,8 +245,8 @@ class LiveConnection:
             self.close(CloseCode.SLOW_CONSUMER, "control frames wait")
 
     async def _transmit(self, data: str | bytes) -> bool:
-        kind = "text" if isinstance(data, str) else "bytes"
         try:
+            kind = "text" if isinstance(data, str) else "bytes"
             await self._send({"type": "websocket.send", kind: data})
         except (OSError, RuntimeError):
             # uvicorn raises ClientDisconnected (an OSError) or RuntimeError once the peer is gone;
@@ -339,7 +343,6 @@ class LiveConnection:
             self.close(CloseCode.RESYNC, "out of step with the session")
 
     def handler_failed(self, error: Exception) -> None:
-        """A hook, a group handler or a plain client's handler raised."""
         logger.error("handler failed", exc_info=error, extra=self.extra())
         if self.plain or self.limits.close_on_error or self.attached is None:
             self.close(CloseCode.INTERNAL_ERROR, "handler failed")

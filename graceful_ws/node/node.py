@@ -239,12 +239,13 @@ class Node:
     def predecessor(self, entry: Attach) -> LiveConnection | None:
         """The connection in this process whose session a hello asks for, and may take."""
         before = self._tokens.get(hash_token(entry.token)) if entry.token else None
-        if before is None or before.entry is None or before.entry.identity != entry.identity:
+        if before is None or before.owner is None:
             return None
-        if before.entry.consumer != entry.consumer:
+        consumer, identity, attempt = before.owner
+        if consumer != entry.consumer or identity != entry.identity:
             return None
-        same = before.entry.instance == entry.instance
-        return None if same and entry.attempt <= before.entry.attempt else before
+        same = before.instance == entry.instance
+        return None if same and entry.attempt <= attempt else before
 
     def remove(self, live: LiveConnection) -> None:
         self.connections.discard(live)

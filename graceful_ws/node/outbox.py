@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from graceful_ws.conf import settings
+from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.core.frames import Gap, encode, join
-from graceful_ws.core.transitions import FRAME_SENT, MESSAGE_SENT, Event
+from graceful_ws.core.transitions import FRAME_SENT, MESSAGE_SENT, CloseRequested, Event
 from graceful_ws.core.window import Hole, SendWindow, check_page
 
 from .bell import Bell
@@ -37,6 +38,12 @@ class Outbox:
     """The sending half of one connection; nothing here waits for another one. ``transmit`` sends
     one WebSocket message; ``write``, where the server has it, sends a whole frame at once or says
     that it cannot. ``event`` is told of each that was sent, ``on_gap`` of every gap."""
+
+    __slots__ = (
+        *("_due", "_event", "_flusher", "_next", "_next_size", "_on_gap", "_open", "_queued"),
+        *("_reader", "_replay_rows", "_room", "_sender", "_spawn", "_time", "_transmit", "_write"),
+        *("feeds", "progress_at", "replayed", "window"),
+    )
 
     def __init__(
         self,
@@ -204,7 +211,8 @@ class Outbox:
     def blocked(self) -> bool:
         """True while something cannot go because the client takes nothing, or acknowledges
         nothing; not while the journal is what is waited for."""
-        return self._sender is not None or self._spilling
+        # What is due has not been tried yet: a burst after a long silence is no stall.
+        return self._sender is not None or (self._spilling and not self._due)
 
     @property
     def _spilling(self) -> bool:
@@ -229,10 +237,16 @@ class Outbox:
         write = self._write
         while self._sender is None and (message := self._take()) is not None:
             frames, application = message
-            if write is not None and write(self._flusher.encoded(frames)):
+            try:
+                sent = write is not None and write(self._flusher.encoded(frames))
+            except Exception as error:
+                logger.error("a message cannot be sent", exc_info=error)
+                self._cannot_send()
+                return
+            if sent:
                 self._was_sent(application)
             else:
-                self.progress_at = self._time()
+                self._progressed(application)
                 self._sender = self._spawn(self._send_all())
                 self._sender.add_done_callback(self._sender_ended)
 
@@ -252,17 +266,27 @@ class Outbox:
     def _sender_ended(self, task: asyncio.Task[None]) -> None:
         # Not in a finally of the task: one that is cancelled before it began has none.
         self._sender = None
-        if self._open and (self._next is not None or self._queued):
+        if not task.cancelled() and task.exception() is not None:
+            self._cannot_send()
+        elif self._open and (self._next is not None or self._queued):
             self._wake()
+
+    def _cannot_send(self) -> None:
+        """What is next would fail again, and nothing may pass it: the client has to come back."""
+        self.close()
+        self._event(CloseRequested(CloseCode.INTERNAL_ERROR, "cannot send"))
 
     def _was_sent(self, application: bool) -> None:
         self._next = None
         self._event(MESSAGE_SENT if application else FRAME_SENT)
-        # Pings that leave are no progress of a client that acknowledges nothing: a server without
-        # back-pressure takes them always.
+        self._progressed(application)
+        self._room.ring()
+
+    def _progressed(self, application: bool) -> None:
+        """Pings that leave are no progress of a client that acknowledges nothing: a server without
+        back-pressure takes them always."""
         if application or not self._spilling:
             self.progress_at = self._time()
-        self._room.ring()
 
     # --- reading what is not at hand ----------------------------------------------------------
 

@@ -25,6 +25,8 @@ class Reader:
     """Reads as long as there is a transport. It never stops for a slow handler: pongs stand behind
     application frames in the same byte stream. Only plain clients are made to wait."""
 
+    __slots__ = ("_live", "_lost", "_receive", "_task")
+
     def __init__(self, live: LiveConnection, receive: Any) -> None:
         self._live = live
         self._receive = receive

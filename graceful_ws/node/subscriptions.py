@@ -77,6 +77,8 @@ def resumed_at(followed: Followed, position: tuple[str, int] | None) -> Resumed:
 class Subscriptions:
     """Of one connection; the outbox's feeds say which streams there are."""
 
+    __slots__ = ("_coming", "_live", "_present")
+
     def __init__(self, live: LiveConnection) -> None:
         self._live = live
         self._present: set[str] = set()  # streams that are told of the session

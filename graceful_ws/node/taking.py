@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Taker:
     """Of one connection."""
 
+    __slots__ = ("_again", "_begun", "_live", "_taking")
+
     def __init__(self, live: LiveConnection) -> None:
         self._live = live
         self._taking: asyncio.Future[Any] | None = None

@@ -28,7 +28,9 @@ Write = Callable[[bytes], bool]
 class Socket(Protocol):
     """What an adapter offers for a connection: ``scope["extensions"][EXTENSION]["socket"]``."""
 
-    write: Write | None  # see ``writer``; None if it cannot
+    @property
+    def write(self) -> Write | None:
+        """See ``writer``; None if it cannot."""
 
     def drop(self) -> None:
         """End the TCP connection at once."""

@@ -103,7 +103,7 @@ class _Outermost:
             drop = dropper(send)
             protocol: Any = getattr(send, "__self__", None)
             if drop is not None:
-                socket = _Socket(drop, _writer(protocol), send)
+                socket = _Socket(drop, protocol, send)
                 scope.setdefault("extensions", {})[EXTENSION] = {"socket": socket}
             if hasattr(protocol, "close_timeout"):
                 protocol.close_timeout = _close_timeout
@@ -115,32 +115,33 @@ class _Outermost:
 class _Socket:
     """See ``graceful_ws.servers.Socket``."""
 
-    __slots__ = ("_send", "drop", "write")
+    __slots__ = ("_protocol", "_send", "drop")
 
-    def __init__(self, drop: Any, write: Any, send: Any) -> None:
+    def __init__(self, drop: Any, protocol: Any, send: Any) -> None:
         self.drop = drop
-        self.write = write
+        self._protocol = protocol
         self._send = send
 
     def is_own(self, send: Any) -> bool:
         return bool(send == self._send)
 
+    @property
+    def write(self) -> Any:
+        """None for a protocol that cannot be told to."""
+        is_known = type(self._protocol).__name__ == "WebSocketsSansIOProtocol"
+        return self._write if is_known else None
 
-def _writer(protocol: Any) -> Any:
-    """A function that sends a whole frame now; None for a protocol that cannot be told to."""
-    if type(protocol).__name__ != "WebSocketsSansIOProtocol":
-        return None
-    connection, transport, writable = protocol.conn, protocol.transport, protocol.writable
-
-    def write(frame: bytes) -> bool:
+    def _write(self, frame: bytes) -> bool:
+        protocol = self._protocol
+        transport = protocol.transport
         if not protocol.handshake_complete or protocol.close_sent or transport.is_closing():
             return False
-        if not writable.is_set() or (len(frame) > COMPRESSED_FROM and connection.extensions):
+        if not protocol.writable.is_set():
+            return False
+        if len(frame) > COMPRESSED_FROM and protocol.conn.extensions:
             return False
         transport.write(frame)
         return True
-
-    return write
 
 
 def _until_closed(protocol: Any, receive: Any) -> Any:

@@ -16,6 +16,7 @@ from . import sessions
 from .base import is_outage, writing
 from .entries import Later
 from .hello import (
+    NONE,
     Attach,
     Attached,
     Followed,
@@ -188,8 +189,8 @@ def _attached(taken: _Taken, extras: _Extras) -> Attached:
         position=position if taken.resumed else 0,
         taken_over=taken.taken_over,
         pending=session.id in extras.pending,
-        outcomes=extras.outcomes.get(session.id, {}),
-        subscriptions=extras.subscriptions.get(session.id, []),
+        outcomes=extras.outcomes.get(session.id, NONE),
+        subscriptions=extras.subscriptions.get(session.id, ()),
         told=extras.told,
     )
 

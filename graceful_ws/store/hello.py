@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from .streams import Tip
+
+NONE: Mapping[int, str] = MappingProxyType({})
 
 
 class OtherIdentity(Exception):
@@ -84,9 +88,14 @@ class Attached:
     position: int  # where sending the session's own messages continues
     taken_over: bool = False  # another instance owned the session before
     pending: bool = False  # something waits to be numbered
-    outcomes: dict[int, str] = field(default_factory=dict)
-    subscriptions: list[Followed] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)  # streams that hear of a return of this round
+    outcomes: Mapping[int, str] = field(default_factory=lambda: NONE)
+    subscriptions: Sequence[Followed] = ()
+    told: Sequence[str] = ()  # streams that hear of a return of this round
+
+    def is_told(self) -> None:
+        """The welcome says it: thousands of connections need not keep it."""
+        self.token = None
+        self.outcomes, self.subscriptions, self.told = NONE, (), ()
 
 
 @dataclass(frozen=True, slots=True)
