@@ -85,6 +85,7 @@ class Connection:
     * ``rtt``: seconds, from the latest measured pong; None before the first
     * ``opened_at``, ``welcomed_at``, ``last_message_at``, ``closing_at``: None until it happened
     * ``last_received``, ``last_sent``: the time of Opened until there was a frame
+    * ``scheduled``: when the caller has been told to look at the latest; inf: never
     * ``close_code``, ``close_reason``: of the close that came first; None and "" until there is one
     """
 
@@ -92,7 +93,6 @@ class Connection:
         "_awaited_sent_at",
         "_ping_by",
         "_pinged_at",
-        "_scheduled",
         "_unanswered_since",
         "close_code",
         "close_reason",
@@ -105,6 +105,7 @@ class Connection:
         "missed",
         "opened_at",
         "rtt",
+        "scheduled",
         "state",
         "welcomed_at",
     )
@@ -127,7 +128,7 @@ class Connection:
         self._ping_by = inf  # when the next ping is due, traffic or not
         self._unanswered_since: float | None = None  # the ping since which nothing was received
         self._awaited_sent_at: int | None = None  # what the pong of the latest ping carries
-        self._scheduled = inf  # when the caller will look at the latest
+        self.scheduled = inf
 
     def handle(self, event: Event, now: float) -> Effects:
         """Take what happened at ``now`` and return what is to be done, mostly nothing.
@@ -154,7 +155,8 @@ class Connection:
             assert self.opened_at is not None
             at = self.opened_at + self.limits.connecting
         elif state is State.CONNECTED:
-            at = min(self._idle_at(), self._heartbeat_at())
+            idle, beat = self._idle_at(), self._heartbeat_at()
+            at = idle if idle < beat else beat  # min() takes twice the time
         else:
             at = self._heartbeat_at()
         return None if at == inf else at
@@ -228,7 +230,7 @@ class Connection:
         if deadline is not None and now >= deadline:
             effects = self._limit_reached(now)
             deadline = self.deadline
-        self._scheduled = inf if deadline is None else deadline
+        self.scheduled = inf if deadline is None else deadline
         return effects
 
     def _limit_reached(self, now: float) -> Effects:
@@ -272,8 +274,9 @@ class Connection:
             return inf
         if self._unanswered_since is not None:
             return self._unanswered_since + self.limits.heartbeat_timeout
-        quiet_since = min(self.last_received, self.last_sent)
-        return min(self._ping_by, quiet_since + self.limits.heartbeat_interval)
+        received, sent = self.last_received, self.last_sent
+        due = (received if received < sent else sent) + self.limits.heartbeat_interval
+        return due if due < self._ping_by else self._ping_by
 
     def _ping(self, now: float) -> Effects:
         self._pinged_at = self._unanswered_since = self.last_sent = now
@@ -289,9 +292,9 @@ class Connection:
 
     def _rescheduled(self, effects: Effects = NOTHING) -> Effects:
         deadline = self.deadline
-        if deadline is None or deadline >= self._scheduled:
+        if deadline is None or deadline >= self.scheduled:
             return effects
-        self._scheduled = deadline
+        self.scheduled = deadline
         return (*effects, RESCHEDULE)
 
 

@@ -189,7 +189,8 @@ class Inbox:
             raise
         except (JournalUnavailable, Busy) as error:
             await self._settled()
-            self._ask_again(seq, str(error), begun=not transaction)
+            if self.intake.done == seq - 1:  # else the connection ends with the outcome before
+                self._ask_again(seq, str(error), begun=not transaction)
         except CommitUnknown:
             await self._settle_unknown(seq)
         except Exception:
@@ -222,7 +223,9 @@ class Inbox:
     def _completed(self, future: asyncio.Future[Any]) -> None:
         if future is self._completing:
             self._completing = None
-        if not future.cancelled() and (error := future.exception()) is not None:
+        if future.cancelled():
+            self.stop_taking()  # nobody writes any more, so nothing may run ahead
+        elif (error := future.exception()) is not None:
             self._failed(error)
 
     async def _nack(self, seq: int, code: str, detail: str) -> None:

@@ -239,10 +239,9 @@ class Outbox:
             frames, application = message
             try:
                 sent = write is not None and write(self._flusher.encoded(frames))
-            except Exception as error:
-                logger.error("a message cannot be sent", exc_info=error)
-                self._cannot_send()
-                return
+            except Exception:
+                logger.exception("a message cannot be sent")
+                return self._cannot_send()
             if sent:
                 self._was_sent(application)
             else:
@@ -257,11 +256,8 @@ class Outbox:
         return self._next
 
     async def _send_all(self) -> None:
-        while (message := self._take()) is not None:
-            frames, application = message
-            if not await self._transmit(join(frames)):
-                return
-            self._was_sent(application)
+        while (message := self._take()) is not None and await self._transmit(join(message[0])):
+            self._was_sent(message[1])
 
     def _sender_ended(self, task: asyncio.Task[None]) -> None:
         # Not in a finally of the task: one that is cancelled before it began has none.
@@ -283,8 +279,8 @@ class Outbox:
         self._room.ring()
 
     def _progressed(self, application: bool) -> None:
-        """Pings that leave are no progress of a client that acknowledges nothing: a server without
-        back-pressure takes them always."""
+        # Pings that leave are no progress of a client that acknowledges nothing: a server without
+        # back-pressure takes them always.
         if application or not self._spilling:
             self.progress_at = self._time()
 

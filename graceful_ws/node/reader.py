@@ -14,6 +14,7 @@ from graceful_ws.core.transitions import (
     MESSAGE_RECEIVED,
     PongReceived,
 )
+from graceful_ws.servers import is_closing
 
 if TYPE_CHECKING:
     from .live import LiveConnection
@@ -48,6 +49,8 @@ class Reader:
                 if event["type"] == "websocket.receive":
                     await self._received(event)
                 elif event["type"] == "websocket.disconnect":
+                    if is_closing(self._live.scope):
+                        await self._receive()
                     code = event.get("code")
                     return CloseCode.NO_STATUS if code is None else int(code)
             return CloseCode.ABNORMAL

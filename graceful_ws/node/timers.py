@@ -33,10 +33,9 @@ class Timers:
 
     def schedule(self, live: LiveConnection) -> None:
         """Looks at the connection at its deadline, or in a few seconds; replaces what was."""
-        deadline = live.machine.deadline
         at = self._loop.time() + PROGRESS
-        if deadline is not None:
-            at = min(at, deadline)
+        if live.machine.scheduled < at:
+            at = live.machine.scheduled
         if live.deadline is not None and live.deadline <= at:
             return
         live.deadline = at

@@ -29,6 +29,10 @@ class Socket(Protocol):
     """What an adapter offers for a connection: ``scope["extensions"][EXTENSION]["socket"]``."""
 
     @property
+    def is_closing(self) -> bool:
+        """Whether the end that was announced is not the end: another one will be."""
+
+    @property
     def write(self) -> Write | None:
         """See ``writer``; None if it cannot."""
 
@@ -132,6 +136,13 @@ def writer(scope: Mapping[str, Any], send: Any) -> Write | None:
     if socket is None or socket.write is None or not socket.is_own(_unwrapped(send)):
         return None
     return socket.write
+
+
+def is_closing(scope: Mapping[str, Any]) -> bool:
+    """Return whether, after ``websocket.disconnect``, the peer's answer to our close is still
+    awaited: the application has to receive once more, or the server cuts the connection."""
+    socket = _socket(scope)
+    return socket is not None and socket.is_closing
 
 
 def _socket(scope: Mapping[str, Any]) -> Socket | None:

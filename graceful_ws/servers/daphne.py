@@ -214,15 +214,19 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
                 }
             )
 
+    is_closing = False  # Daphne announces the end when it is there
+
     def is_own(self, send: Any) -> bool:
         """Whether nothing stands between the application and this protocol."""
         return isinstance(send, functools.partial) and send.args == (self,)
 
     def write(self, frame: bytes) -> bool:
-        """Send a whole frame now; False if it has to go the ordinary way."""
-        if self.state != self.STATE_OPEN or self.send_queue or self.flow.paused:
+        """Send a whole frame now; False if it has to go the ordinary way, as all do where
+        autobahn and Twisted have not the private names by which we look."""
+        if self.state != self.STATE_OPEN or getattr(self, "send_queue", True) or self.flow.paused:
             return False
-        if self._perMessageCompress is not None and len(frame) > COMPRESSED_FROM:
+        compress = getattr(self, "_perMessageCompress", True)
+        if compress is not None and len(frame) > COMPRESSED_FROM:
             return False
         transport = self.transport
         if type(transport) is tcp.Server and not transport.TLS and _is_empty(transport):
@@ -247,8 +251,8 @@ def _is_empty(transport: Any) -> bool:
     return bool(
         transport.connected
         and not transport.disconnecting
-        and not transport.dataBuffer
-        and not transport._tempDataBuffer
+        and not getattr(transport, "dataBuffer", True)
+        and not getattr(transport, "_tempDataBuffer", True)
     )
 
 

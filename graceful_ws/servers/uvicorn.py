@@ -18,6 +18,7 @@ from uvicorn.server import Server
 from . import COMPRESSED_FROM, EXTENSION
 from .signals import Stop
 
+NEEDED = ("close_sent", "conn", "handshake_complete", "transport", "writable")  # to write
 _close_timeout = 10.0
 
 
@@ -107,8 +108,6 @@ class _Outermost:
                 scope.setdefault("extensions", {})[EXTENSION] = {"socket": socket}
             if hasattr(protocol, "close_timeout"):
                 protocol.close_timeout = _close_timeout
-            if hasattr(protocol, "close_timer"):
-                receive = _until_closed(protocol, receive)
         return await self._application(scope, receive, send)
 
 
@@ -126,10 +125,19 @@ class _Socket:
         return bool(send == self._send)
 
     @property
+    def is_closing(self) -> bool:
+        """uvicorn announces ``websocket.disconnect`` as soon as it has sent the application's
+        close, and a server that is told to stop then cuts the connection without waiting for the
+        answer: a client with a message on the way would see a reset instead of the close code. The
+        loss of the connection is announced too, always."""
+        return getattr(self._protocol, "close_timer", None) is not None
+
+    @property
     def write(self) -> Any:
         """None for a protocol that cannot be told to."""
-        is_known = type(self._protocol).__name__ == "WebSocketsSansIOProtocol"
-        return self._write if is_known else None
+        protocol = self._protocol
+        is_known = type(protocol).__name__ == "WebSocketsSansIOProtocol"
+        return self._write if is_known and all(hasattr(protocol, n) for n in NEEDED) else None
 
     def _write(self, frame: bytes) -> bool:
         protocol = self._protocol
@@ -142,23 +150,6 @@ class _Socket:
             return False
         transport.write(frame)
         return True
-
-
-def _until_closed(protocol: Any, receive: Any) -> Any:
-    """Hold ``websocket.disconnect`` back until the connection is gone.
-
-    uvicorn announces it as soon as it has sent the application's close, and a server that is told
-    to stop then cuts the connection without waiting for the answer: a client with a message on
-    the way would see a reset instead of the close code.
-    """
-
-    async def receive_until_closed() -> Any:
-        event = await receive()
-        if event["type"] == "websocket.disconnect" and protocol.close_timer is not None:
-            await receive()  # the loss of the connection, which uvicorn announces always
-        return event
-
-    return receive_until_closed
 
 
 def dropper(send: Any) -> Any:

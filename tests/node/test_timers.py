@@ -20,17 +20,17 @@ class Live:
     """A connection that only has deadlines: one after ``first`` seconds, then each ``then``."""
 
     def __init__(self, first: float, then: float = FAR) -> None:
-        self.machine = SimpleNamespace(state="connected", deadline=_now() + first)
+        self.machine = SimpleNamespace(state="connected", scheduled=_now() + first)
         self.deadline: float | None = None
         self.then = then
-        self.due = self.machine.deadline
+        self.due = self.machine.scheduled
         self.late: list[float] = []  # seconds behind the deadline, each time
         self.reached = asyncio.Event()
         self.fails = False
 
     def deadline_reached(self, now: float) -> None:
         self.late.append(now - self.due)
-        self.due = self.machine.deadline = now + self.then
+        self.due = self.machine.scheduled = now + self.then
         self.reached.set()
         if self.fails:
             raise RuntimeError("a defect")

@@ -128,6 +128,8 @@ async def obedient(scope: Any, receive: Any, send: Any) -> None:
             await connection.obey(
                 {"echo": len(event["bytes"])} if text is None else json.loads(text)
             )
+        if servers.is_closing(scope):
+            await receive()
         end = {key: event.get(key) for key in ("code", "reason")}
         for observer in observers:
             await observer(end | {"path": connection.path})

@@ -55,7 +55,7 @@ def test_a_hello_without_a_token_makes_a_session(database: Database) -> None:
     assert not owner.resumed
     assert (owner.generation, owner.last_seq, owner.last_client_seq) == (1, 0, 0)
     assert (owner.position, owner.tries, dict(owner.outcomes)) == (0, 0, {})
-        assert list(owner.subscriptions) == []
+    assert list(owner.subscriptions) == []
     kept = row(owner)
     assert (kept.uuid, kept.state, kept.node_id) == (owner.uuid, "attached", where)
     assert (kept.remote_address, kept.user_agent, kept.user_id) == ("127.0.0.1", "test", 1)
