@@ -18,6 +18,7 @@ from graceful_ws.core.frames import (
     Gap,
     ProtocolError,
     check_data,
+    check_text,
     decode_plain,
     encode_data,
 )
@@ -145,7 +146,7 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
         """As in Channels; to a ``graceful.v1`` client text has to be JSON and bytes cannot go."""
         live = self._live
         if text_data is not None:
-            await live.send_data(text_data if live.plain else self._checked(check_data(text_data)))
+            await live.send_data(self._own_text(text_data))
         elif bytes_data is not None:
             if not live.plain:
                 raise ValueError("graceful.v1 carries JSON text; bytes cannot be sent")
@@ -336,8 +337,10 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
         own = type(self).encode_json.__func__  # type: ignore[attr-defined]
         if own is AsyncJsonWebsocketConsumer.encode_json.__func__:  # type: ignore[attr-defined]
             return self._checked(encode_data(content))
-        text = await self.encode_json(content)
-        return text if self._live.plain else self._checked(check_data(text))
+        return self._own_text(await self.encode_json(content))
+
+    def _own_text(self, text: str) -> str:
+        return check_text(text) if self._live.plain else self._checked(check_data(text))
 
     def _checked(self, text: str) -> str:
         limit = self.limits.send_bytes

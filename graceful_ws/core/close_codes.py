@@ -207,6 +207,8 @@ def plain_code(code: int) -> int:
 
 def cut_reason(reason: str) -> str:
     """``reason`` without control characters, cut to 123 bytes of UTF-8 (RFC 6455, 5.5)."""
+    if len(reason) <= MAX_REASON_BYTES and reason.isascii() and reason.isprintable():
+        return reason  # as nearly always, and as for thousands at a drain
     clean = "".join(char if char.isprintable() else " " for char in reason)
     raw = clean.encode("utf-8", "replace")[:MAX_REASON_BYTES]
     return raw.decode("utf-8", "ignore")

@@ -279,6 +279,13 @@ def check_data(text: str) -> str:
     return text
 
 
+def check_text(text: str) -> str:
+    """``text`` if it is one, which UTF-8 can carry; raises ValueError for lone surrogates."""
+    if not text.isascii():
+        text.encode()
+    return text
+
+
 def message_frame(seq: int, data: str) -> str:
     """The frame of a session's own message: replay and live are built here, and look the same."""
     return f'{{"type":"message","seq":{seq},"data":{data}}}'

@@ -27,12 +27,13 @@ async def end(live: LiveConnection, code: int) -> None:
     live.node.timers.forget(live)
     live.outbox.close()
     live.inbox.stop_taking()
-    if live.attaching is not None:
+    if live.attaching is not None and not live.attaching.done():
         await asyncio.wait([live.attaching])
     if not live.ready_future.done():
         live.ready_future.set_exception(Fenced("the connection ended before its hello"))
         live.ready_future.exception()  # nobody may be waiting
-    await _handlers_finished(live)
+    if live.inbox.busy:
+        await _handlers_finished(live)
     await live.consumer.ended(code)
     try:
         detached = detach(live, code)

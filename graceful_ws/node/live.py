@@ -292,9 +292,11 @@ class LiveConnection:
         self.event(CloseRequested(int(code), reason))
 
     async def _send_close(self, code: int, reason: str) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_TIMEOUT):
-                await self.outbox.flushed()
+        self.outbox.flush()
+        if self.outbox.sending:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_TIMEOUT):
+                    await self.outbox.flushed()
         self.outbox.close()
         # Kept beyond the server's own limits: the message carries code and reason to the peer.
         with contextlib.suppress(OSError, RuntimeError):

@@ -220,6 +220,11 @@ class Outbox:
             feed.behind for feed in self.feeds.values()
         )
 
+    @property
+    def sending(self) -> bool:
+        """True while the socket makes something wait."""
+        return self._sender is not None
+
     async def flushed(self) -> None:
         """Returns when what is queued now has been sent, or the connection is over."""
         self.flush()

@@ -114,6 +114,8 @@ def test_nothing_is_left_when_the_connection_is_over() -> None:
     queued.clear()
     assert not queued
     assert (len(queued), queued.bytes, queued.control) == (0, 0, 0)
+    queued.acknowledge(2, None)
+    assert takes(queued) == [[{"type": "ack", "seq": 2}]]
 
 
 @given(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -116,3 +117,42 @@ async def test_connection_that_is_over_is_not_called() -> None:
     await reached(other)
     assert not over.late
     timers.stop()
+
+
+class PlainLoop:
+    """The running loop, whose timers say as little as the specification wants."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.time = self._loop.time
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Any:
+        return SimpleNamespace(cancel=self._loop.call_at(when, callback).cancel)
+
+
+async def earlier_and_later() -> None:
+    """A timer is armed, armed anew for an earlier deadline, and again after each."""
+    timers = Timers()
+    far, near, nearer = Live(FAR), Live(0.2), Live(0.05)
+    schedule(timers, far, near, nearer)
+    await reached(nearer, near)
+    assert max(near.late[0], nearer.late[0]) < 0.5
+    assert not far.late
+    timers.stop()
+
+
+async def test_timers_of_a_loop_need_not_say_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = PlainLoop()
+    with monkeypatch.context() as patch:
+        patch.setattr(timers_module.asyncio, "get_running_loop", lambda: loop)
+        timers = Timers()
+    near, later = Live(0.05), Live(0.2)
+    schedule(timers, later, near)
+    await reached(near, later)
+    timers.stop()
+
+
+def test_deadlines_are_served_on_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(earlier_and_later())
