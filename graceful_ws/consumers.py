@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar
@@ -236,14 +237,12 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
     async def _connect_here(self) -> None:
         """``_connect`` where nobody has anything to wait for: without a task, or a time limit."""
         try:
-            await self._connect()
-        except Fenced:
-            pass
+            with contextlib.suppress(Fenced):
+                await self._connect()
         except Exception as error:
             self._live.handler_failed(error)
 
     async def ended(self, code: int) -> None:
-        """The connection is over: the part of the end that belongs to the application."""
         await self._pump.stop()
         if self._connected:
             await self._last("disconnect", code)
@@ -283,11 +282,10 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
 
     @classmethod
     def label(cls) -> str:
-        """How the session's row names the class; a token is good for the same class only."""
+        """A token is good for the same class only."""
         return f"{cls.__module__}.{cls.__qualname__}"
 
     def identity(self) -> Identity:
-        """Who the connection speaks for, from what Channels' auth middleware put in the scope."""
         return identity(self.scope)
 
     def remote_address(self) -> str:
@@ -301,7 +299,6 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
         self._live.inbox.call(lambda: self.on_gap(gap))
 
     def plain_call(self, text: str | None, data: bytes | None) -> Callable[[], Awaitable[Any]]:
-        """The handling of a plain client's message, as Channels would do it."""
         return lambda: self._receive_plain(text, data)
 
     async def _receive_plain(self, text: str | None, data: bytes | None) -> None:

@@ -15,17 +15,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from graceful_ws.conf import settings
-from graceful_ws.core.close_codes import CloseCode
-from graceful_ws.core.frames import Gap, encode, join
-from graceful_ws.core.transitions import FRAME_SENT, MESSAGE_SENT, CloseRequested, Event
+from graceful_ws.core.frames import Gap, encode
+from graceful_ws.core.transitions import Event
 from graceful_ws.core.window import Hole, SendWindow, check_page
 
 from .bell import Bell
 from .feed import Feed, Source
 from .flusher import Flusher
-from .queued import Message, Queued
-
-Write = Callable[[bytes], bool]  # as graceful_ws.servers has it
+from .sending import Sending, Write
 
 logger = logging.getLogger("graceful_ws.connection")
 
@@ -34,14 +31,13 @@ READ_AGAIN = 1.0  # seconds after a page that could not be read
 PAGE_BYTES = 1024 * 1024
 
 
-class Outbox:
+class Outbox(Sending):
     """The sending half of one connection; nothing here waits for another one. ``transmit`` sends
     one WebSocket message; ``write``, where the server has it, sends a whole frame at once or says
     that it cannot. ``event`` is told of each that was sent, ``on_gap`` of every gap."""
 
     __slots__ = (
-        *("_due", "_event", "_flusher", "_next", "_next_size", "_on_gap", "_open", "_queued"),
-        *("_reader", "_replay_rows", "_room", "_sender", "_spawn", "_time", "_transmit", "_write"),
+        *("_next_size", "_on_gap", "_reader", "_replay_rows", "_room", "_time"),
         *("feeds", "progress_at", "replayed", "window"),
     )
 
@@ -57,26 +53,17 @@ class Outbox:
         raw: bool = False,
         write: Write | None = None,
     ) -> None:
+        super().__init__(transmit, event, spawn, flusher, raw=raw, write=write)
         self.window = SendWindow(settings.send_window, settings.send_window_bytes)
         self.feeds: dict[str | None, Feed] = {}
         self._time = asyncio.get_running_loop().time
         self.progress_at = self._time()
         self.replayed = 0
-        self._transmit = transmit
-        self._write = write
-        self._event = event
-        self._flusher = flusher
         self._on_gap = on_gap
-        self._spawn = spawn
         self._replay_rows = replay_rows
-        self._queued = Queued(raw=raw)
-        self._next: Message | None = None  # taken from what is queued, and not sent yet
-        self._due = False  # the flusher will call
-        self._sender: asyncio.Task[None] | None = None  # while the socket makes it wait
         self._reader: asyncio.Task[None] | None = None
         self._room = Bell()
         self._next_size = 0  # of the frame that found no room
-        self._open = True
 
     # --- in -----------------------------------------------------------------------------------
 
@@ -95,15 +82,6 @@ class Outbox:
         if self._open:
             self._queued.put(text, True)
             self._wake()
-
-    @property
-    def raw(self) -> bool:
-        """A plain client: data without frames, numbers or acknowledgements."""
-        return self._queued.raw
-
-    def make_raw(self) -> None:
-        """The client turned out to be a plain one."""
-        self._queued.raw = True
 
     @property
     def crowded(self) -> bool:
@@ -220,67 +198,8 @@ class Outbox:
             feed.behind for feed in self.feeds.values()
         )
 
-    @property
-    def sending(self) -> bool:
-        """True while the socket makes something wait."""
-        return self._sender is not None
-
-    async def flushed(self) -> None:
-        """Returns when what is queued now has been sent, or the connection is over."""
-        self.flush()
-        while self._open and self._sender is not None:
-            await asyncio.wait([self._sender])
-
-    def _wake(self) -> None:
-        if self._sender is None and not self._due:
-            self._due = True
-            self._flusher.ask(self)
-
-    def flush(self) -> None:
-        """Sends what waits, as long as the socket takes it at once; a task sends the rest."""
-        self._due = False
-        write = self._write
-        while self._sender is None and (message := self._take()) is not None:
-            frames, application = message
-            try:
-                sent = write is not None and write(self._flusher.encoded(frames))
-            except Exception:
-                logger.exception("a message cannot be sent")
-                return self._cannot_send()
-            if sent:
-                self._was_sent(application)
-            else:
-                self._progressed(application)
-                self._sender = self._spawn(self._send_all())
-                self._sender.add_done_callback(self._sender_ended)
-
-    def _take(self) -> Message | None:
-        """What goes next, until it was sent."""
-        if self._next is None and self._open and self._queued:
-            self._next = self._queued.take()
-        return self._next
-
-    async def _send_all(self) -> None:
-        while (message := self._take()) is not None and await self._transmit(join(message[0])):
-            self._was_sent(message[1])
-
-    def _sender_ended(self, task: asyncio.Task[None]) -> None:
-        # Not in a finally of the task: one that is cancelled before it began has none.
-        self._sender = None
-        if not task.cancelled() and task.exception() is not None:
-            self._cannot_send()
-        elif self._open and (self._next is not None or self._queued):
-            self._wake()
-
-    def _cannot_send(self) -> None:
-        """What is next would fail again, and nothing may pass it: the client has to come back."""
-        self.close()
-        self._event(CloseRequested(CloseCode.INTERNAL_ERROR, "cannot send"))
-
     def _was_sent(self, application: bool) -> None:
-        self._next = None
-        self._event(MESSAGE_SENT if application else FRAME_SENT)
-        self._progressed(application)
+        super()._was_sent(application)
         self._room.ring()
 
     def _progressed(self, application: bool) -> None:
@@ -354,10 +273,7 @@ class Outbox:
 
     def close(self) -> None:
         """The connection is over: nothing more is sent, nobody waits here any longer."""
-        self._open = False
-        self._queued.clear()
-        self._next = None
+        super().close()
         self._room.ring()
-        for task in (self._sender, self._reader):
-            if task is not None:
-                task.cancel()
+        if self._reader is not None:
+            self._reader.cancel()

@@ -147,8 +147,8 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
         super().onOpen()
 
     def dataReceived(self, data: bytes) -> None:
-        """Autobahn's own formats and colours a line for its debug log first, whether anybody wants
-        it or not: a third of what it takes to receive a message."""
+        """Autobahn's own formats and colours a line for its debug log first, for each message and
+        whether anybody wants it or not."""
         self._dataReceived(data)
 
     def handle_reply(self, message: dict[str, Any]) -> None:

@@ -199,9 +199,7 @@ class Incoming(Scenario[Inbound]):
         intake = c.intake.thaw()
         intake.complete(n)
         answers = (*c.answers, (answer, n))
-        return replace(
-            c, intake=Frozen(intake), answers=answers, ended=c.ended[1:], numbered=False
-        )
+        return replace(c, intake=Frozen(intake), answers=answers, ended=c.ended[1:], numbered=False)
 
     # --- faults
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -87,11 +86,11 @@ def _names(kind: type) -> tuple[str, ...]:
 
 
 def _copy(thing: T) -> T:
-    """``copy.deepcopy`` for objects, deques and dicts, but ten times as fast."""
+    """``copy.deepcopy`` for objects, lists and dicts, but ten times as fast."""
     made = object.__new__(type(thing))
     for name in _names(type(thing)):
         value = getattr(thing, name)
-        if isinstance(value, deque | dict):
+        if isinstance(value, list | dict):
             value = value.copy()
         elif _names(type(value)):
             value = _copy(value)
@@ -102,7 +101,7 @@ def _copy(thing: T) -> T:
 def _value(value: Any) -> Hashable:
     if isinstance(value, dict):
         return tuple(value.items())
-    if isinstance(value, deque):
+    if isinstance(value, list):
         return tuple(value)
     if names := _names(type(value)):
         return tuple([_value(getattr(value, name)) for name in names])

@@ -10,6 +10,7 @@ import pytest
 from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.core.frames import message_frame, wire
 from graceful_ws.core.transitions import FRAME_SENT, MESSAGE_SENT, CloseRequested
+from graceful_ws.node import flusher as flusher_module
 from graceful_ws.node.flusher import Flusher
 from graceful_ws.node.outbox import Outbox
 from tests.node.test_outbox import Memory
@@ -153,6 +154,26 @@ async def test_flushed_means_that_all_has_left_by_either_way() -> None:
     async with asyncio.timeout(WITHIN):
         await flushed
     assert peer.texts == ["1", "2", "3"]
+
+
+async def test_flushed_does_not_rely_on_the_turn_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flusher_module, "AT_ONCE", 0)  # very many stand before this one
+    peer = Peer(raw=True)
+    peer.room = False
+    peer.reads.clear()
+    peer.outbox.plain("1")
+    peer.outbox.flush()
+    await turns()
+    peer.room = True
+    peer.reads.set()
+    # The task has ended, and the outbox has not heard of it yet.
+    asyncio.get_running_loop().call_soon(peer.outbox.plain, "2")
+    async with asyncio.timeout(WITHIN):
+        await asyncio.ensure_future(peer.outbox.flushed())
+    assert peer.texts == ["1", "2"]
+    peer.outbox.close()
+    monkeypatch.undo()
+    await turns()
 
 
 @pytest.mark.parametrize("room", [True, False])

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import functools
 import json
+import shutil
 import ssl
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from websockets.exceptions import ConnectionClosed
 
 from graceful_ws import servers
 from graceful_ws.servers import EXTENSION
+from tests.conftest import missing
 from tests.servers.contract import WITHIN, Server, launcher
 from tests.servers.writer_app import numbered
 
@@ -216,6 +218,8 @@ class Client:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and a certificate."""
+    if shutil.which("openssl") is None:
+        missing("openssl")
     directory = tmp_path_factory.mktemp("tls")
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     names = ["-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "cert.pem"]
