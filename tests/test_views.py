@@ -41,7 +41,9 @@ def node(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A node of this process, as far as a view looks at it."""
     node = SimpleNamespace(
         drain=None,
-        journal=SimpleNamespace(breaker=Breaker(failures=1, open_for=30.0, probes=1)),
+        journal=SimpleNamespace(
+            health=SimpleNamespace(breaker=Breaker(failures=1, open_for=30.0, probes=1))
+        ),
         backplane=SimpleNamespace(state="closed", failing=False),
         loop=SimpleNamespace(time=lambda: 100.0),
     )
@@ -171,7 +173,7 @@ def test_ready_is_503_even_where_every_request_is_a_transaction(
 def test_ready_names_the_state_of_the_journals_breaker(
     database: Database, client: Client, node: SimpleNamespace
 ) -> None:
-    breaker = node.journal.breaker
+    breaker = node.journal.health.breaker
     breaker.failed(99.0)
     status, answer = ready(client)
     assert (status, answer["journal"], answer["database"]) == (503, "open", "failing")
