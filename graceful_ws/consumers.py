@@ -207,10 +207,11 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
         await self._pump.open()
         code: int = CloseCode.ABNORMAL
         try:
-            if self.channel_layer is None and not self.groups and not self.overrides("connect"):
-                await self._connect_here()
-            else:
+            own = self.overrides("connect") or self.overrides("accept")  # they may wait
+            if own or self.groups or self.channel_layer is not None:
                 self.live.inbox.call(self._connect)
+            else:
+                await self._connect_here()
             code = await self.live.reader.run()
         finally:
             # As a task of the node: a server may cancel this one while a handler still runs.
@@ -234,8 +235,7 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
             await handshake.refuse(self.scope, self.base_send, 500, "connect() failed")
             self._live.reader.give_up()
 
-    async def _connect_here(self) -> None:
-        """``_connect`` where nobody has anything to wait for: without a task, or a time limit."""
+    async def _connect_here(self) -> None:  # nobody has anything to wait for: without a task
         try:
             with contextlib.suppress(Fenced):
                 await self._connect()

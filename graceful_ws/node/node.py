@@ -232,7 +232,8 @@ class Node:
             self._tokens[live.attached.token_hash] = live
         if before is not None and before is not live:
             before.superseded(live.instance)
-        if live.session_pk in self._left:
+        if before is not None or live.session_pk in self._left:
+            # It was told to the connection before, or to nobody, after the attach had looked.
             self._left.discard(live.session_pk)
             live.take_pending()
 

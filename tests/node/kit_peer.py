@@ -24,6 +24,7 @@ class Peer:
         self.closed: dict[str, Any] | None = None
         self.welcome: dict[str, Any] = {}
         self.token: str | None = None
+        self._consumer = consumer
         self._app = consumer.as_asgi()
         self._attempt = 0
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -32,6 +33,12 @@ class Peer:
     def calls(self, consumer: type[GracefulConsumer]) -> None:
         """Another consumer, from the next connection on."""
         self._app = consumer.as_asgi()
+
+    def next_of_the_same_client(self) -> Peer:
+        """Whose connections come beside this one's."""
+        other = Peer(self._consumer)
+        other.token, other._attempt = self.token, self._attempt
+        return other
 
     async def dial(self) -> None:
         """Opens a connection; when it is accepted it says hello."""
