@@ -111,6 +111,7 @@ async def _attach_after(
     await _let_finish(before)
     try:
         attached = await live.node.journal.attach(entry, lambda: live.is_open)
+        attached.pending = True  # what was left since it looked was told to the one before
         _own(live, entry, attached)
         await _go_on(live, hello, attached)
     except Exception as error:

@@ -15,7 +15,7 @@ from graceful_ws.node.node import Node
 from graceful_ws.publishing import asend_to_session
 from graceful_ws.store import pending, streams
 from graceful_ws.store.attach import Attached, attach, hash_token
-from tests.node.kit import soon, store, writer_held
+from tests.node.kit import store, writer_held
 from tests.node.kit_peer import Peer, running_node
 from tests.store.kit import WITHIN, append, attached, detach, done, hello, row
 from tests.support.databases import Database
@@ -223,9 +223,9 @@ async def test_what_is_left_before_the_node_hears_of_its_attach_comes_without_a_
     assert (await peer.gets("message"))["data"] == "left"
 
 
-@pytest.mark.parametrize("end_is_under_way", [False, True])
+@pytest.mark.parametrize("end", ["not begun", "under way", "over meanwhile"])
 async def test_what_is_told_to_the_connection_before_comes_over_the_next_without_a_poll(
-    end_is_under_way: bool, node: Node, monkeypatch: pytest.MonkeyPatch
+    end: str, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client moves, or comes back while its disconnect() still runs: the registry has the old
     connection until the node hears of the attach."""
@@ -239,8 +239,8 @@ async def test_what_is_told_to_the_connection_before_comes_over_the_next_without
     session = (await peer.connect())["session_id"]
     [before] = node.connections
     second = peer.next_of_the_same_client()
-    cut = asyncio.create_task(peer.cut()) if end_is_under_way else None
-    await eventually(lambda: before.is_open is not end_is_under_way, WITHIN, "its end has begun")
+    cut = None if end == "not begun" else asyncio.create_task(peer.cut())
+    await eventually(lambda: before.is_open is (cut is None), WITHIN, "its end has begun")
     run = node.journal.threads.run
 
     async def leaving(*args: Any) -> Any:
@@ -248,15 +248,19 @@ async def test_what_is_told_to_the_connection_before_comes_over_the_next_without
         if isinstance(outcomes, list) and isinstance(outcomes[0], Attached):
             await asend_to_session(session, "left")
             await asyncio.sleep(0.1)  # nobody can wait for what has no effect yet
+            if end == "over meanwhile":
+                gate.set()
+                await eventually(lambda: before not in node.connections, WITHIN, "it is over")
         return outcomes
 
     monkeypatch.setattr(node.journal.threads, "run", leaving)
-    await second.connect()
-    message = asyncio.create_task(second.gets("message"))
-    assert (await soon(message))["data"] == "left"
-    gate.set()
-    if cut is not None:
-        await cut
+    try:
+        await second.connect()
+        assert (await second.gets("message"))["data"] == "left"
+    finally:
+        gate.set()
+        if cut is not None:
+            await cut
 
 
 async def test_the_attach_says_whether_something_waits() -> None:
