@@ -43,6 +43,8 @@ class Defaults:
     attach_timeout: float = 4.0  # a hello that waited longer than this is dropped
 
     # Sizes and windows
+    message_rate: float = 1000.0  # messages a second of one connection, see message_burst; 0: any
+    message_burst: int = 2000  # that may come at once
     message_bytes: int = 64 * 1024  # one WebSocket message from a client, then 1009
     hello_bytes: int = 128 * 1024  # the hello, then 1009
     send_bytes: int = 1024 * 1024  # one message to a client, then ValueError
@@ -70,6 +72,27 @@ class Defaults:
     round_entries: int = 1000  # entries the writer takes into one transaction
     handler_threads: int = 8  # threads for receive_in_transaction
     handler_queue: int = 1000  # receive_in_transaction calls waiting for a thread, then nack retry
+
+    # Limits of a node and of who connects
+    connections: int = 50_000  # WebSockets of one node, then a handshake is refused 503
+    connecting: int = 10_000  # WebSockets of one node without a welcome yet, likewise
+    connections_per_user: int = 100  # of one user, on all nodes, then 4503; 0: no limit
+    connections_per_address: int = 0  # of one address, on one node, then 4503; 0: no limit
+
+    # Reclaiming
+    reclaim_above: float = 0.85  # share of the memory limit; 0: nothing is reclaimed
+    reclaim_idle: float = 300.0  # without application messages a connection may be reclaimed
+    memory_limit: int = 0  # bytes; 0: that of the cgroup or the machine
+
+    # Metrics
+    metrics_token: str = ""  # bearer token for metrics/; empty: staff only
+    sample_interval: float = 15.0  # a node keeps its figures this often
+    sample_age: float = 3600.0  # and for this long
+    live_url: str = "/ws/graceful/live/"  # where the live dashboard's consumer is routed
+
+    # What surrounds the process, for the system checks
+    termination_grace: float = 0.0  # the platform waits so long after SIGTERM; 0: not said
+    proxy_timeout: float = 0.0  # a proxy cuts a silent connection after it; 0: not said
 
     # Drain
     drain_observe: float = 0.0  # keep accepting this long after readiness turned 503

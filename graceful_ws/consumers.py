@@ -76,6 +76,8 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
     handler_timeout: ClassVar[float | None] = None
     close_on_error: ClassVar[bool | None] = None
     progress_timeout: ClassVar[float | None] = None
+    message_rate: ClassVar[float | None] = None
+    message_burst: ClassVar[int | None] = None
     message_bytes: ClassVar[int | None] = None
     hello_bytes: ClassVar[int | None] = None
     send_bytes: ClassVar[int | None] = None

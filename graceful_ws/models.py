@@ -97,6 +97,9 @@ class Session(models.Model):
     close_code = models.IntegerField(null=True, blank=True)
     close_reason = models.CharField(max_length=123, blank=True, default="")
     cause = models.CharField(max_length=20, blank=True, default="")
+    told_at = models.DateTimeField(
+        null=True, blank=True, help_text=_("Its client came after the end, and was told of a gap.")
+    )
     resumes = models.IntegerField(default=0)
 
     class Meta:
@@ -246,6 +249,19 @@ class InboundResult(models.Model):
 
     def __str__(self) -> str:
         return f"{self.session_id}:{self.client_seq}"
+
+
+class Sample(models.Model):
+    """A node's figures at one moment; counters count from the node's start."""
+
+    node = models.ForeignKey(
+        Node, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+"
+    )
+    at = models.DateTimeField(db_index=True)
+    figures = models.TextField(help_text=_("JSON."))
+
+    def __str__(self) -> str:
+        return f"{self.node_id} {self.at}"
 
 
 class AuditEntry(models.Model):

@@ -20,14 +20,21 @@ MAY_BE_ZERO = frozenset(
     {
         "anonymous_unused",
         "audit_age",
+        "connections_per_address",
+        "connections_per_user",
         "drain_observe",
         "drain_retry_after",
         "drain_window",
         "ended_age",
         "exit_grace",
+        "memory_limit",
+        "message_rate",
+        "proxy_timeout",
+        "reclaim_above",
         "reconnect_window",
         "resume_window",
         "subscriptions",
+        "termination_grace",
     }
 )
 BEATS_UNTIL_DEAD = 2  # beats a node must be able to miss before others call it dead

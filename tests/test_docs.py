@@ -97,7 +97,9 @@ def test_settings_page_marks_what_a_consumer_class_can_set() -> None:
 def test_settings_page_says_what_happens_at_each_bound() -> None:
     silent = {row[0].split("`")[1] for row in settings_rows() if not row[4]}
     # Intervals, which bound nothing but themselves.
-    assert silent == {"beat_interval", "purge_interval"}
+    assert silent == {
+        *("beat_interval", "live_url", "purge_interval", "reclaim_idle", "sample_interval"),
+    }
 
 
 KIB = 1024

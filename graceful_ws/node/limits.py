@@ -27,6 +27,8 @@ class ConnectionLimits:
     handler_timeout: float
     close_on_error: bool
     progress_timeout: float
+    message_rate: float
+    message_burst: int
     message_bytes: int
     hello_bytes: int
     send_bytes: int
