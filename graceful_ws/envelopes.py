@@ -43,14 +43,24 @@ def node_group(node: uuid.UUID) -> str:
 
 
 def stream_envelope(
-    stream: str, epoch: str, first: int, head: int, data: list[str] | None = None
+    stream: str,
+    epoch: str,
+    first: int,
+    head: int,
+    data: list[str] | None = None,
+    at: float | None = None,
 ) -> dict[str, Any]:
-    """Messages ``first`` to ``head`` of a stream are committed; ``data``: their texts, if short."""
-    fields = {"stream": stream, "epoch": epoch, "from": first, "head": head}
-    return _envelope("stream", fields if data is None else {**fields, "data": data})
+    """Messages ``first`` to ``head`` of a stream are committed; ``data``: their texts, if short;
+    ``at``: when, in seconds of UNIX time."""
+    fields: dict[str, Any] = {"stream": stream, "epoch": epoch, "from": first, "head": head}
+    if data is not None:
+        fields["data"] = data
+    if at is not None:
+        fields["at"] = at
+    return _envelope("stream", fields)
 
 
-def said(numbered: Numbered) -> dict[str, Any]:
+def said(numbered: Numbered, at: float | None = None) -> dict[str, Any]:
     """The envelope of what one transaction has numbered."""
     short = sum(map(len, numbered.data)) <= CARRIED
     return stream_envelope(
@@ -59,6 +69,7 @@ def said(numbered: Numbered) -> dict[str, Any]:
         numbered.first,
         numbered.head,
         numbered.data if short else None,
+        at,
     )
 
 
@@ -93,6 +104,7 @@ def _is_stream(envelope: Mapping[str, Any]) -> bool:
         and _is_number(envelope.get("from"))
         and _is_number(envelope.get("head"))
         and (data is None or _is_list_of(data, str))
+        and isinstance(envelope.get("at", 0), int | float)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, ClassVar, Protocol
 
 from graceful_ws.core.frames import Gap
@@ -15,6 +15,7 @@ class Application(Protocol):
     """The consumer of one connection, as its node sees it; ``GracefulConsumer`` is one."""
 
     resumable: ClassVar[bool]
+    streams: ClassVar[Sequence[str]]
     groups: Any
     channel_layer: Any
     channel_name: str

@@ -30,6 +30,12 @@ CAUSES: dict[int, str] = {
     CloseCode.IDLE: "idle",
     CloseCode.RECLAIMED: "reclaimed",
 }
+REFUSALS: dict[type[BaseException], str] = {  # results of a hello, for the figures
+    OtherIdentity: "other_identity",
+    StaleAttempt: "stale",
+    Overloaded: "overloaded",
+    JournalUnavailable: "unavailable",
+}
 LET_FINISH = 3.0  # seconds that a resume waits for a handler of the connection before
 NOTE_INTERVAL = 10.0  # seconds: acknowledgements are written at most this often
 IDLE_NOTE_INTERVAL = 60.0  # seconds: and liveness alone this often
@@ -132,6 +138,8 @@ def _own(live: LiveConnection, entry: Attach, attached: Attached) -> None:
 
 
 def _refused(live: LiveConnection, error: BaseException) -> None:
+    result = next((what for kind, what in REFUSALS.items() if isinstance(error, kind)), "error")
+    live.node.stats.hellos[result, ""] += 1
     if isinstance(error, OtherIdentity):
         live.close(CloseCode.OTHER_IDENTITY, "the session is somebody else's")
     elif isinstance(error, StaleAttempt):
@@ -176,11 +184,13 @@ def _welcome(
     if not live.is_open:
         return  # gone meanwhile; the end detaches it
     resumed = attached.resumed
+    live.node.stats.hellos[_result(hello, attached), attached.cause] += 1
     live.inbox.resume(attached.last_client_seq, resumed=resumed and not attached.taken_over)
     if hello is not None:
         live.outbox.control(frames.encode(_welcome_frame(live, attached, followed)))
         if hello.session_token and not resumed:
             live.outbox.control(frames.encode(frames.Gap(reason="expired", head=0)))
+            live.node.stats.gaps["expired"] += 1
         for seq, outcome in attached.outcomes.items():
             live.tell_outcome(seq, outcome)
         if resumed:
@@ -198,6 +208,13 @@ def _welcome(
         live.inbox.call(consumer.resumed if resumed else consumer.session_started)
     if logger.isEnabledFor(logging.INFO):
         logger.info("%s", "resumed" if resumed else "opened", extra=live.extra())
+
+
+def _result(hello: frames.Hello | None, attached: Attached) -> str:
+    """What became of a hello, for the figures."""
+    if attached.resumed:
+        return "taken_over" if attached.taken_over else "resumed"
+    return "expired" if hello is not None and hello.session_token else "new"
 
 
 def _welcome_frame(
@@ -248,7 +265,9 @@ def detach(live: LiveConnection, code: int) -> tuple[Detach, asyncio.Future[bool
         cause=cause,
     )
     if logger.isEnabledFor(logging.INFO):
-        logger.info("closed %s (%s)", ours or code, cause, extra=live.extra())
+        what = "ended" if entry.end else "detached"
+        extra = {**live.extra(), "code": ours or code, "cause": cause}
+        logger.info("%s %s (%s)", what, ours or code, cause, extra=extra)
     return entry, live.node.journal.submit(entry)
 
 

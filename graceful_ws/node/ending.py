@@ -1,4 +1,4 @@
-"""The end of a connection: what is left of it when the transport is gone, in this order."""
+"""The end of a connection: why it comes, and what is left of it, in this order."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.core.transitions import TransportClosed
 from graceful_ws.store.entries import Fenced
+from graceful_ws.store.nodes import Ending
 
 from .attaching import detach
 
@@ -24,6 +26,7 @@ async def end(live: LiveConnection, code: int) -> None:
     """The transport is gone. Runs once, as a task of the node."""
     live.over = True
     live.event(TransportClosed(code))
+    live.node.stats.closes[live.machine.close_code or code] += 1
     live.node.timers.forget(live)
     live.outbox.close()
     live.inbox.stop_taking()
@@ -48,6 +51,7 @@ async def end(live: LiveConnection, code: int) -> None:
         logger.warning("not detached: %s", error, extra=live.extra())
         return
     if entry.end:
+        live.node.stats.exits[entry.cause] += 1
         live.node.reaper.somebody_left()
     # An operator who ended the session has detached it too; its connection runs the hook.
     if entry.end and (ours or live.ended_elsewhere):
@@ -65,3 +69,16 @@ async def _handlers_finished(live: LiveConnection) -> None:
         with contextlib.suppress(TimeoutError):  # it may swallow the cancel
             async with asyncio.timeout(CANCEL_TIMEOUT):
                 await live.inbox.finished()
+
+
+def lost_session(live: LiveConnection, ending: Ending | None, *, fenced: bool) -> None:
+    """Closes with what the database says became of the session, if it is no longer ours."""
+    if ending is None:
+        live.close(CloseCode.SESSION_EXPIRED, "the session is gone")
+    elif ending.state == "ended":
+        live.ended_elsewhere = ending.node == live.node.id  # by an operator, not a successor
+        live.close(ending.close_code or CloseCode.SESSION_EXPIRED, ending.close_reason)
+    elif ending.state == "attached" and ending.generation != live.generation:
+        live.superseded(ending.instance)
+    elif ending.state != "attached" or fenced:
+        live.close(CloseCode.RESYNC, "out of step with the session")

@@ -50,7 +50,6 @@ class Inbox:
 
     def __init__(self, live: LiveConnection) -> None:
         self.intake = Intake(live.limits.unacked, live.limits.unacked_bytes)
-        self.duplicates = 0
         self._live = live
         self._items: list[tuple[int | None, Any]] = []  # (number, data) or (None, call)
         self._task: asyncio.Task[None] | None = None
@@ -74,7 +73,7 @@ class Inbox:
                 self._items.append((seq, data))
                 self._wake()
             return
-        self.duplicates += 1
+        self._live.node.stats.duplicates += 1
         if arrival is Arrival.DONE:
             self._live.outbox.acknowledge(self.intake.done)
 

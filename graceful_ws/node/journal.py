@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,10 +22,11 @@ from graceful_ws.store.base import (
     is_outage,
     probe,
 )
-from graceful_ws.store.entries import Entry, Later
+from graceful_ws.store.entries import Entry, Fenced, Later
 from graceful_ws.store.rounds import commit_all
 
 from .health import Health
+from .stats import Stats
 from .threads import Threads
 from .waiting import Item, Overloaded, Waiting, tell
 
@@ -39,7 +41,8 @@ STOP_TIMEOUT = 1.0  # seconds for the round under way when the node stops
 class Journal:
     """The writer of one node. ``run`` must be running for anything to be kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, stats: Stats | None = None) -> None:
+        self.stats = stats or Stats()
         self.health = Health()
         self.threads = Threads("writer", 1, 64)
         self.rounds = 0
@@ -233,8 +236,10 @@ class Journal:
             elif isinstance(outcome, Later):
                 later = True
                 again.append(item)
-            elif not item.future.done():
-                item.future.set_exception(outcome)
+            else:
+                self.stats.fenced += isinstance(outcome, Fenced)
+                if not item.future.done():
+                    item.future.set_exception(outcome)
         if again:
             self._items.extendleft(reversed(again))
             self._wake.set()
@@ -273,6 +278,8 @@ class Journal:
         """Runs a round. One that the database neither finishes nor refuses for ``STUCK`` seconds
         counts as an outage while it lasts: messages are refused, no handler starts."""
         work = asyncio.ensure_future(self.threads.run(function, entries))
+        self.stats.batch.observe(len(entries))
+        begun = time.perf_counter()
         await asyncio.wait([work], timeout=STUCK)
         if not work.done():
             logger.warning("the database has not answered for %.0f s", STUCK)
@@ -282,6 +289,7 @@ class Journal:
         try:
             return await work
         finally:
+            self.stats.commit.observe(time.perf_counter() - begun)
             self.health.stuck = False
 
     # --- while the database does not answer --------------------------------------------------

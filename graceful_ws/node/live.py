@@ -33,7 +33,6 @@ from graceful_ws.core.transitions import (
 from graceful_ws.servers import dropper, writer
 from graceful_ws.store.entries import Append, Fenced
 from graceful_ws.store.hello import Attached, Identity
-from graceful_ws.store.nodes import Ending
 
 from .application import Application
 from .attaching import attach
@@ -80,6 +79,7 @@ class LiveConnection:
             consumer.gap_told,
             node.spawn,
             node.flusher,
+            node.stats,
             replay_rows=node.replay_rows,
             raw=self.plain,
             write=writer(scope, send),
@@ -331,18 +331,6 @@ class LiveConnection:
         """The session's row knows less than was sent: the database is an older one."""
         logger.error("its numbers went back: was the database restored?", extra=self.extra())
         self.close(CloseCode.RESYNC, "out of step with the session")
-
-    def lost_session(self, ending: Ending | None, *, fenced: bool) -> None:
-        """Closes with what the database says became of the session, if it is no longer ours."""
-        if ending is None:
-            self.close(CloseCode.SESSION_EXPIRED, "the session is gone")
-        elif ending.state == "ended":
-            self.ended_elsewhere = ending.node == self.node.id  # by an operator, not a successor
-            self.close(ending.close_code or CloseCode.SESSION_EXPIRED, ending.close_reason)
-        elif ending.state == "attached" and ending.generation != self.generation:
-            self.superseded(ending.instance)
-        elif ending.state != "attached" or fenced:
-            self.close(CloseCode.RESYNC, "out of step with the session")
 
     def handler_failed(self, error: Exception) -> None:
         logger.error("handler failed", exc_info=error, extra=self.extra())

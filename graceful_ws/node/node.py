@@ -16,7 +16,6 @@ from graceful_ws import __version__, servers
 from graceful_ws.conf import settings
 from graceful_ws.envelopes import NODES, node_group
 from graceful_ws.store import nodes
-from graceful_ws.store.attach import Attach, hash_token
 from graceful_ws.store.base import JournalUnavailable, prepare
 from graceful_ws.store.rounds import Numbers, standing
 from graceful_ws.store.wakers import wakers
@@ -24,12 +23,16 @@ from graceful_ws.store.wakers import wakers
 from .backplane import Backplane
 from .collector import settle
 from .drain import Drain, DrainOptions, adapt_servers
+from .ending import lost_session
 from .flusher import Flusher
 from .hub import Hub
 from .journal import Journal
 from .lookout import Lookout
 from .reaper import Reaper
+from .registry import Registry
+from .sampler import Sampler
 from .sequencer import AT_ONCE, Sequencer
+from .stats import Stats
 from .threads import OUTAGES, Threads
 from .timers import Timers
 
@@ -41,7 +44,6 @@ logger = logging.getLogger("graceful_ws.node")
 READERS = 2
 SERVICES = 2
 THREADS = 1 + READERS + SERVICES + AT_ONCE  # with the writer; and handler_threads beside these
-LEFT = 1000  # sessions not here yet for which something was left
 STOP_TIMEOUT = 1.0  # seconds for cancelled tasks to end
 
 _nodes: dict[asyncio.AbstractEventLoop, Node] = {}
@@ -88,17 +90,15 @@ class _Waker:
 wakers.append(_Waker())
 
 
-class Node:
-    """Registry of local connections, and everything that runs once for all of them."""
+class Node(Registry):
+    """The local connections, and everything that runs once for all of them."""
 
     def __init__(self) -> None:
         self.name = settings.node_name or f"{socket.gethostname()}:{os.getpid()}"
         self.id: uuid.UUID = uuid.UUID(int=0)
-        self.connections: set[LiveConnection] = set()
-        self.sessions: dict[int, LiveConnection] = {}
-        self._tokens: dict[bytes, LiveConnection] = {}
-        self._left: set[int] = set()  # sessions for which something was left, and not here yet
-        self.journal = Journal()
+        super().__init__()
+        self.stats = Stats()
+        self.journal = Journal(self.stats)
         self.readers = Threads("reader", READERS, 4096)
         self.services = Threads("service", SERVICES, 256)  # beat and rounds wait for no page
         self.handler_threads = Threads("handler", settings.handler_threads, settings.handler_queue)
@@ -109,6 +109,7 @@ class Node:
         self.sequencer = Sequencer(self)
         self.lookout = Lookout(self)
         self.reaper = Reaper(self)
+        self.sampler = Sampler(self)
         self.drain: Drain | None = None
         self.replay_rows = int(settings.replay_rows)
         self.loop = asyncio.get_running_loop()
@@ -149,6 +150,7 @@ class Node:
                 ("reaper", self.reaper.run),
                 ("backplane", self.backplane.run),
                 ("sequencer", self.sequencer.run),
+                ("sampler", self.sampler.run),
             )
         ]
         settle()
@@ -216,44 +218,16 @@ class Node:
         """Tasks of connections that run now."""
         return len(self._tasks)
 
-    # --- the registry -------------------------------------------------------------------------
-
     def add(self, live: LiveConnection) -> None:
-        self.connections.add(live)
+        """The WebSocket of ``live`` is open."""
+        super().add(live)
         self.timers.schedule(live)
         if self.drain is not None:
             self.drain.joined(live)
 
-    def own(self, live: LiveConnection) -> None:
-        """The session of ``live`` is its own from now on; the connection before it is over."""
-        before = self.sessions.get(live.session_pk)
-        self.sessions[live.session_pk] = live
-        if live.attached is not None:
-            self._tokens[live.attached.token_hash] = live
-        if before is not None and before is not live:
-            before.superseded(live.instance)
-        if before is not None or live.session_pk in self._left:
-            # It was told to the connection before, or to nobody, after the attach had looked.
-            self._left.discard(live.session_pk)
-            live.take_pending()
-
-    def predecessor(self, entry: Attach) -> LiveConnection | None:
-        """The connection in this process whose session a hello asks for, and may take."""
-        before = self._tokens.get(hash_token(entry.token)) if entry.token else None
-        if before is None or before.owner is None:
-            return None
-        consumer, identity, attempt = before.owner
-        if consumer != entry.consumer or identity != entry.identity:
-            return None
-        same = before.instance == entry.instance
-        return None if same and entry.attempt <= attempt else before
-
     def remove(self, live: LiveConnection) -> None:
-        self.connections.discard(live)
-        if live.attached is not None and self._tokens.get(live.attached.token_hash) is live:
-            del self._tokens[live.attached.token_hash]
-        if live.attached is not None and self.sessions.get(live.session_pk) is live:
-            del self.sessions[live.session_pk]
+        """It is over."""
+        super().remove(live)
         self.hub.forget(live.outbox)
 
     # --- what connections ask -----------------------------------------------------------------
@@ -291,7 +265,7 @@ class Node:
             endings = await self.readers.run(nodes.endings, list(asked))
             for pk, live in asked.items():
                 if live.is_open:
-                    live.lost_session(endings.get(pk), fenced=fenced)
+                    lost_session(live, endings.get(pk), fenced=fenced)
         except OUTAGES as error:
             logger.warning("cannot ask what became of sessions: %s", error)  # the next round does
         finally:
@@ -310,6 +284,8 @@ class Node:
                 envelope["head"],
                 envelope.get("data") or (),
             )
+            if "at" in envelope:
+                self.sampler.woken(envelope["stream"], envelope["at"])
         elif kind == "pending":
             self.take_pending(envelope["sessions"])
         elif kind == "node":
@@ -321,18 +297,6 @@ class Node:
             self.lookout.look_now()
         else:
             self.hub.look_at(group)
-
-    def take_pending(self, sessions: Iterable[int]) -> None:
-        """Numbers and sends what was left for sessions (primary keys) attached here."""
-        for pk in sessions:
-            live = self.sessions.get(pk)
-            if live is None:
-                # Its attach may have been committed, and not heard of yet. The poll finds the rest.
-                if len(self._left) >= LEFT:
-                    self._left.clear()
-                self._left.add(pk)
-            elif live.is_open:
-                live.take_pending()
 
     # --- drain --------------------------------------------------------------------------------
 

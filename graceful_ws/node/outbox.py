@@ -23,6 +23,7 @@ from .bell import Bell
 from .feed import Feed, Source
 from .flusher import Flusher
 from .sending import Sending, Write
+from .stats import Stats
 
 logger = logging.getLogger("graceful_ws.connection")
 
@@ -37,8 +38,8 @@ class Outbox(Sending):
     that it cannot. ``event`` is told of each that was sent, ``on_gap`` of every gap."""
 
     __slots__ = (
-        *("_next_size", "_on_gap", "_reader", "_replay_rows", "_room", "_time"),
-        *("feeds", "progress_at", "replayed", "window"),
+        *("_next_size", "_on_gap", "_reader", "_replay_rows", "_room", "_stats", "_time"),
+        *("feeds", "progress_at", "window"),
     )
 
     def __init__(
@@ -48,6 +49,7 @@ class Outbox(Sending):
         on_gap: Callable[[Gap], None],
         spawn: Callable[[Any], asyncio.Task[Any]],
         flusher: Flusher,
+        stats: Stats,
         *,
         replay_rows: int,
         raw: bool = False,
@@ -58,7 +60,7 @@ class Outbox(Sending):
         self.feeds: dict[str | None, Feed] = {}
         self._time = asyncio.get_running_loop().time
         self.progress_at = self._time()
-        self.replayed = 0
+        self._stats = stats
         self._on_gap = on_gap
         self._replay_rows = replay_rows
         self._reader: asyncio.Task[None] | None = None
@@ -80,6 +82,7 @@ class Outbox(Sending):
     def plain(self, text: str | bytes) -> None:
         """Queues an unnumbered application message: a volatile, or anything for a plain client."""
         if self._open:
+            self._stats.messages_out += 1
             self._queued.put(text, True)
             self._wake()
 
@@ -138,6 +141,7 @@ class Outbox(Sending):
 
     def _send(self, feed: Feed, seq: int, frame: str) -> None:
         feed.cursor.advance(seq, len(frame))
+        self._stats.messages_out += 1
         if self._queued.raw:
             feed.cursor.ack(seq)  # nobody will
             feed.acked_epoch = feed.source.epoch
@@ -178,6 +182,7 @@ class Outbox(Sending):
             epoch=source.epoch,
         )
         cursor.skip(source.head)
+        self._stats.gaps[reason] += 1
         if not self.raw:
             self._queued.put(encode(frame), False)
             self._wake()
@@ -266,7 +271,7 @@ class Outbox(Sending):
                 self._next_size = len(frame)
                 break
             self._send(feed, seq, frame)
-            self.replayed += 1
+            self._stats.replayed += 1
         if self._queued:
             self._wake()
         return max(1, min(PAGE_ROWS, PAGE_BYTES * max(1, len(page)) // size))

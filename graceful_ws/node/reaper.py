@@ -136,6 +136,10 @@ class Reaper:
         run = self._node.services.run
         try:
             for public_id, label in await run(retention.expire):
+                self._node.stats.exits["expired"] += 1
+                logger.info(
+                    "ended (expired)", extra={"node": self._node.name, "session": str(public_id)}
+                )
                 self._node.spawn(_session_ended(public_id, label))
             while await run(retention.purge) >= retention.BATCH:  # noqa: ASYNC110
                 await asyncio.sleep(PAUSE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -114,16 +115,17 @@ class Sequencer:
                 self._names[name] = None  # there may be more
                 self.left(handed)
             return
-        numbered = await self._shared.run(streams.number, name)
+        numbered, at = await self._shared.run(_number, name)
         if numbered is not None:
             if len(numbered.data) == streams.BATCH:
                 self._names[name] = None
-            self._tell(numbered)
+            self._tell(numbered, at)
 
-    def _tell(self, numbered: Numbered) -> None:
+    def _tell(self, numbered: Numbered, at: float) -> None:
         node, n = self._node, numbered
         node.hub.hear(n.stream, n.epoch, n.first, n.head, n.data)
-        node.backplane.send(stream_group(n.stream), said(n))
+        node.sampler.woken(n.stream, at)
+        node.backplane.send(stream_group(n.stream), said(n, at))
 
     def left(self, sessions: Iterable[tuple[int, uuid.UUID | None]]) -> None:
         """Messages wait for sessions (primary keys, and their nodes): here, or elsewhere."""
@@ -141,3 +143,9 @@ class Sequencer:
 
     def end(self) -> None:
         self._threads.end()
+
+
+def _number(name: str) -> tuple[Numbered | None, float]:
+    """And when it was committed, as UNIX time in seconds."""
+    numbered = streams.number(name)
+    return numbered, time.time()

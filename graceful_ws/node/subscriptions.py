@@ -135,7 +135,7 @@ class Subscriptions:
         """Follows a stream from its head on; nothing happens when it is followed already. Raises
         ValueError, TooManySubscriptions, and what the journal raises."""
         live = self._live
-        streams.check_name(stream)
+        streams.check_name(stream, live.consumer.streams)
         attached = await live.ready()
         if stream in live.outbox.feeds and (not presence or stream in self._present):
             return

@@ -187,6 +187,7 @@ def _attached(taken: _Taken, extras: _Extras) -> Attached:
         last_client_seq=session.last_client_seq,
         tries=session.tries,
         position=position if taken.resumed else 0,
+        cause=session.cause if taken.resumed else "",
         taken_over=taken.taken_over,
         pending=session.id in extras.pending,
         outcomes=extras.outcomes.get(session.id, NONE),

@@ -86,6 +86,7 @@ class Attached:
     last_client_seq: int
     tries: int
     position: int  # where sending the session's own messages continues
+    cause: str = ""  # of the absence that a resume ends
     taken_over: bool = False  # another instance owned the session before
     pending: bool = False  # something waits to be numbered
     outcomes: Mapping[int, str] = field(default_factory=lambda: NONE)

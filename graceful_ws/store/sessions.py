@@ -23,7 +23,7 @@ AT_ONCE = 500  # hashes in one query of SQLite, whose statements are bounded
 FOUND = (
     *("id", "token_hash", "uuid", "consumer", "user_id", "auth_hash", "session_key_hash"),
     *("generation", "instance", "attempt", "state", "resumable", "present", "last_seq"),
-    *("acked_seq", "last_client_seq", "tries", "resumes", "attached_at", "left_at"),
+    *("acked_seq", "last_client_seq", "tries", "resumes", "attached_at", "left_at", "cause"),
 )
 TAKEN = (
     *("generation", "instance", "attempt", "node_id", "attached_at", "remote_address"),
@@ -74,6 +74,7 @@ class Owned:
     resumes: int
     attached_at: datetime
     left_at: datetime | None
+    cause: str = ""  # of its absence
 
     def owned_by(self, identity: Identity) -> bool:
         if self.user_id != identity.user_id or self.auth_hash != identity.auth_hash:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,7 +25,9 @@ from .base import alias, begin, connection, writing
 from .sql import Batch, insert_many, read, select, update_many
 
 NAME_BYTES = 100
-RESERVED = ("session:", "user:")
+RESERVED = ("session:", "user:", "graceful_ws.")
+LIVE = "graceful_ws.live"  # figures of nodes, for the live dashboard
+
 BATCH = 500  # messages numbered in one transaction
 WAITING = 5000  # messages without a number that one look sees
 NAMES = 500  # streams asked for in one query
@@ -53,9 +55,10 @@ class Numbered:
         return self.first + len(self.data) - 1
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, declared: Collection[str] = ()) -> str:
     """``name`` if an application may use it for a stream: text of 1 to 100 bytes in UTF-8. Raises
-    ValueError, TypeError for what is no text."""
+    ValueError, TypeError for what is no text. ``LIVE`` is only for a class that has ``declared``
+    it."""
     if not isinstance(name, str):
         raise TypeError(f"a stream's name is text, not {name!r}")
     try:
@@ -66,8 +69,8 @@ def check_name(name: str) -> str:
         raise ValueError(f"a stream's name has 1 to {NAME_BYTES} bytes, {name[:40]!r} has {size}")
     if "\0" in name:
         raise ValueError(f"a stream's name has no NUL character: {name!r}")
-    if name.startswith(RESERVED):
-        raise ValueError(f"{name!r}: names that begin with {' or '.join(RESERVED)} are reserved")
+    if name.startswith(RESERVED) and not (name == LIVE and name in declared):
+        raise ValueError(f"{name!r}: names that begin with {', '.join(RESERVED)} are reserved")
     return name
 
 

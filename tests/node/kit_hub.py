@@ -14,6 +14,7 @@ from graceful_ws.core.frames import Gap
 from graceful_ws.core.window import SendWindow
 from graceful_ws.node import hub
 from graceful_ws.node.flusher import Flusher
+from graceful_ws.node.stats import Stats
 from graceful_ws.node.outbox import Outbox
 from graceful_ws.store import streams
 from graceful_ws.store.streams import Numbered, Tip
@@ -152,6 +153,7 @@ class Listener:
             self.gaps.append,
             tasks.spawn,
             tasks.flusher,
+            Stats(),
             replay_rows=5000,
             raw=raw,
         )

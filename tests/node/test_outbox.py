@@ -8,6 +8,7 @@ from typing import Any
 
 from graceful_ws.core.frames import Gap, message_frame
 from graceful_ws.node.flusher import Flusher
+from graceful_ws.node.stats import Stats
 from graceful_ws.node.outbox import Feed, Outbox
 from tests.support.waiting import eventually
 
@@ -50,6 +51,7 @@ class Peer:
             self.gaps.append,
             self._spawn,
             Flusher(),
+            Stats(),
             replay_rows=5000,
         )
 

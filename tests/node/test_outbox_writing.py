@@ -12,6 +12,7 @@ from graceful_ws.core.frames import message_frame, wire
 from graceful_ws.core.transitions import FRAME_SENT, MESSAGE_SENT, CloseRequested
 from graceful_ws.node import flusher as flusher_module
 from graceful_ws.node.flusher import Flusher
+from graceful_ws.node.stats import Stats
 from graceful_ws.node.outbox import Outbox
 from tests.node.test_outbox import Memory
 from tests.support.waiting import eventually
@@ -39,6 +40,7 @@ class Peer:
             lambda gap: None,
             self._spawn,
             Flusher(),
+            Stats(),
             replay_rows=5000,
             raw=raw,
             write=self._write if writes else None,
