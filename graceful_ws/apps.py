@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from django.apps import AppConfig
 
 
@@ -16,3 +18,7 @@ class GracefulWsConfig(AppConfig):
         from .node.drain import adapt_servers
 
         adapt_servers()
+        if find_spec("prometheus_client") is not None:  # an extra
+            from . import metrics
+
+            metrics.install()

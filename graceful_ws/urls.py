@@ -1,4 +1,5 @@
-"""``path("graceful/", include("graceful_ws.urls"))``: what load balancers and clients ask."""
+"""``path("graceful/", include("graceful_ws.urls"))``: what load balancers, clients and
+Prometheus ask."""
 
 from __future__ import annotations
 
@@ -11,4 +12,5 @@ urlpatterns = [
     path("live/", views.live, name="live"),
     path("ready/", views.ready, name="ready"),
     path("ping/", views.ping, name="ping"),
+    path("metrics/", views.metrics, name="metrics"),
 ]

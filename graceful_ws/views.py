@@ -9,80 +9,28 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from importlib.util import find_spec
 from typing import Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.contrib.auth.decorators import login_not_required
-from django.db import connections, transaction
+from django.db import DatabaseError, connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from graceful_ws.conf import settings
 from graceful_ws.core.breaker import BreakerState
 from graceful_ws.node.node import local_nodes
+from graceful_ws.probes import Probe
 from graceful_ws.store import nodes
 
 logger = logging.getLogger("graceful_ws.views")
 
 View = Callable[[HttpRequest], HttpResponse]
 PROBE_GROUP = "graceful_ws.probe"  # nobody is in it
-
-
-class Probe:
-    """A question whose answer is good for a while, asked once for all who want to know.
-
-    * ``ask`` runs in a thread of its own and raises what is wrong
-    * ``within``: seconds that a caller waits; later counts as a failure
-    * ``fresh``: seconds for which an answer is remembered
-    """
-
-    def __init__(self, name: str, ask: Callable[[], None], *, within: float, fresh: float) -> None:
-        self._name = name
-        self._ask = ask
-        self._within = within
-        self._fresh = fresh
-        self._lock = threading.Lock()
-        self._asking: Future[bool] | None = None
-        self._answer = True
-        self._at = -fresh
-
-    def __call__(self) -> bool:
-        """Whether it answers."""
-        with self._lock:
-            if time.monotonic() - self._at < self._fresh:
-                return self._answer
-            asking = self._asking
-            if asking is None:
-                asking = self._asking = Future()
-                threading.Thread(target=self._run, args=(asking,), daemon=True).start()
-        try:
-            return asking.result(self._within)
-        except TimeoutError:
-            logger.warning("%s: no answer within %g s", self._name, self._within)
-            return False
-
-    def forget(self) -> None:
-        """The next caller asks anew."""
-        with self._lock:
-            self._at = time.monotonic() - self._fresh
-
-    def _run(self, asking: Future[bool]) -> None:
-        answer = True
-        try:
-            self._ask()
-        except Exception as error:
-            logger.warning("%s: %r", self._name, error)
-            answer = False
-        finally:
-            connections.close_all()  # those of this thread
-        with self._lock:
-            self._answer, self._at, self._asking = answer, time.monotonic(), None
-        asking.set_result(answer)
 
 
 def _ask_layer() -> None:
@@ -183,3 +131,32 @@ def _database_answers() -> bool:
         logger.warning("database: %r", error)
         return False
     return True
+
+
+@_public
+def metrics(request: HttpRequest) -> HttpResponse:
+    """What this process counts, for Prometheus: for staff, or with ``metrics_token`` as a bearer
+    token (RFC 6750), which needs no database."""
+    if not _may_read(request):
+        realm = {"WWW-Authenticate": 'Bearer realm="graceful_ws"'}
+        text = 'for staff, or with the bearer token of GRACEFUL_WS["metrics_token"]\n'
+        return HttpResponse(text, status=401, content_type="text/plain", headers=realm)
+    if find_spec("prometheus_client") is None:
+        text = "pip install django-graceful-ws[metrics]\n"
+        return HttpResponse(text, status=501, content_type="text/plain")
+    from graceful_ws.metrics import exposition
+
+    content, content_type = exposition(request.headers.get("Accept", ""))
+    return HttpResponse(content, content_type=content_type)
+
+
+def _may_read(request: HttpRequest) -> bool:
+    token = settings.metrics_token
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if token and scheme.lower() == "bearer":
+        return constant_time_compare(given.strip(), token)
+    try:
+        user = getattr(request, "user", None)
+        return bool(user is not None and user.is_active and user.is_staff)
+    except DatabaseError:  # the login is kept there
+        return False

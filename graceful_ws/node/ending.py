@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.core.close_codes import CLOSE_CODES, CloseCode
 from graceful_ws.core.transitions import TransportClosed
 from graceful_ws.store.entries import Fenced
 from graceful_ws.store.nodes import Ending
@@ -26,7 +26,7 @@ async def end(live: LiveConnection, code: int) -> None:
     """The transport is gone. Runs once, as a task of the node."""
     live.over = True
     live.event(TransportClosed(code))
-    live.node.stats.closes[live.machine.close_code or code] += 1
+    live.node.stats.closes[live.machine.close_code or _known(code)] += 1
     live.node.timers.forget(live)
     live.outbox.close()
     live.inbox.stop_taking()
@@ -56,6 +56,11 @@ async def end(live: LiveConnection, code: int) -> None:
     # An operator who ended the session has detached it too; its connection runs the hook.
     if entry.end and (ours or live.ended_elsewhere):
         await live.consumer.call_session_ended()
+
+
+def _known(code: int) -> int:
+    """What a peer may say has no bound: an unknown code counts as the first of its hundred."""
+    return code if code in CLOSE_CODES else code // 100 * 100
 
 
 async def _handlers_finished(live: LiveConnection) -> None:
