@@ -25,8 +25,8 @@ CANCEL_TIMEOUT = 1.0  # seconds for a cancelled handler to end
 async def end(live: LiveConnection, code: int) -> None:
     """The transport is gone. Runs once, as a task of the node."""
     live.over = True
+    live.node.stats.closes[live.machine.close_code or _known(code)] += 1  # ours, or the peer's
     live.event(TransportClosed(code))
-    live.node.stats.closes[live.machine.close_code or _known(code)] += 1
     live.node.timers.forget(live)
     live.outbox.close()
     live.inbox.stop_taking()

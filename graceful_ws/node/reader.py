@@ -79,6 +79,7 @@ class Reader:
 
     async def _received_plain(self, text: str | None, data: bytes | None) -> None:
         self._live.event(MESSAGE_RECEIVED)
+        self._live.node.stats.messages_in += 1
         if text is not None:
             self._check_size(text, self._live.limits.message_bytes)
         call = self._live.consumer.plain_call(text, data)
@@ -96,6 +97,7 @@ class Reader:
                 return
             if type(frame) is frames.ClientMessage and self._live.welcomed:
                 self._live.event(MESSAGE_RECEIVED)
+                self._live.node.stats.messages_in += 1
                 self._live.inbox.receive(frame.seq, frame.data, size // len(decoded))
             else:
                 self._control_frame(frame)
@@ -111,7 +113,10 @@ class Reader:
         if not self._live.welcomed:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"{type(frame).__name__} before welcome")
         if isinstance(frame, frames.Pong):
+            rtt = self._live.machine.rtt
             self._live.event(PongReceived(frame.sent_at))
+            if (measured := self._live.machine.rtt) != rtt and measured is not None:
+                self._live.node.stats.rtt.observe(measured)
             self._acked(frame.seq, frame.streams)
         elif isinstance(frame, frames.ClientAck):
             self._live.event(FRAME_RECEIVED)
@@ -123,6 +128,7 @@ class Reader:
             self._live.control(frames.encode(frames.ServerPong(frame.sent_at)))
         elif isinstance(frame, frames.ClientVolatile):
             self._live.event(MESSAGE_RECEIVED)
+            self._live.node.stats.messages_in += 1
             if not self._live.inbox.crowded:
                 data = frame.data
                 self._live.inbox.call(lambda: self._live.consumer.receive_volatile(data))
