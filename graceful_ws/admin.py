@@ -10,6 +10,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
+from django.db import transaction
 from django.db.models import F, Model, Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -28,15 +29,17 @@ from graceful_ws.admin_base import (
     with_users,
 )
 from graceful_ws.admin_filters import ConsumerFilter, NodeFilter
+from graceful_ws.admin_live import LiveAdmin
 from graceful_ws.admin_nodes import NodeAdmin
 from graceful_ws.admin_streams import StreamAdmin, followed, state_of
 from graceful_ws.conf import settings
 from graceful_ws.core.close_codes import CLOSE_CODES, CloseCode, cut_reason
+from graceful_ws.envelopes import ask
 from graceful_ws.models import AuditEntry, Node, Session
 from graceful_ws.store import nodes
 from graceful_ws.store.base import alias
 
-__all__ = ["AuditEntryAdmin", "NodeAdmin", "SessionAdmin", "StreamAdmin"]
+__all__ = ["AuditEntryAdmin", "LiveAdmin", "NodeAdmin", "SessionAdmin", "StreamAdmin"]
 
 MOST_AT_ONCE = 500  # sessions closed by one click: each is a transaction of its own
 USERS_FOUND = 1000  # users whose names match a search
@@ -134,6 +137,8 @@ class SessionAdmin(AskingAdmin):
         reason, actor = cut_reason(form.cleaned_data["reason"]), request.user.get_username()
         code = CloseCode.CLOSED_BY_OPERATOR
         closed = sum(nodes.end_session(row.uuid, code, reason, actor=actor) for row in chosen)
+        concerned = {row.node_id for row in chosen if row.node_id is not None}
+        transaction.on_commit(lambda: ask(concerned), using=alias(), robust=True)
         said = ngettext("Closed %d session", "Closed %d sessions", closed) % closed
         late = _("; its connection, if any, ends within %d seconds.") % settings.round_interval
         self.message_user(request, f"{said}{late}", messages.SUCCESS)

@@ -112,6 +112,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class AskingAdmin(ReadOnlyAdmin):
     """Actions that ask first, from the list and from the page of one object."""
 
+    change_list_template = "admin/graceful_ws/change_list.html"
     object_actions: Sequence[ObjectAction] = ()
 
     def get_object_links(self, obj: Model) -> list[tuple[str, Any]]:

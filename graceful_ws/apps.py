@@ -14,10 +14,11 @@ class GracefulWsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401  (registers the system checks)
+        from . import checks, logout  # noqa: F401  (checks registers the system checks)
         from .node.drain import adapt_servers
 
         adapt_servers()
+        logout.connect()
         if find_spec("prometheus_client") is not None:  # an extra
             from . import metrics
 

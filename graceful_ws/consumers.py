@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar
 
-from channels.exceptions import AcceptConnection, DenyConnection
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from channels.layers import get_channel_layer
 
 from graceful_ws import handshake
 from graceful_ws.core.close_codes import CloseCode, is_application_code
@@ -24,25 +20,21 @@ from graceful_ws.core.frames import (
     encode_data,
 )
 from graceful_ws.following import Follower
-from graceful_ws.node.ending import end
 from graceful_ws.node.identity import identity
-from graceful_ws.node.layer import LayerPump
 from graceful_ws.node.limits import ConnectionLimits, limits_of
 from graceful_ws.node.live import LiveConnection
-from graceful_ws.node.node import get_node
 from graceful_ws.node.transaction import collected, plain_transaction
+from graceful_ws.serving import Served
 from graceful_ws.store.attach import Identity
 from graceful_ws.store.base import JournalUnavailable
 from graceful_ws.store.entries import Fenced
-
-logger = logging.getLogger("graceful_ws.connection")
 
 __all__ = ["Fenced", "GracefulConsumer", "JournalUnavailable"]
 
 DENIED_WAIT = 2.0  # seconds that a refused handshake may take to end
 
 
-class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
+class GracefulConsumer(Served, Follower, AsyncJsonWebsocketConsumer):
     """An ``AsyncJsonWebsocketConsumer`` whose clients lose nothing, in either direction.
 
     ``connect``, ``receive_json``, ``send_json``, ``disconnect`` and ``groups`` work as in Channels.
@@ -86,10 +78,7 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
     resume_window: ClassVar[float | None] = None
     check_origin: ClassVar[bool | None] = None
 
-    live: LiveConnection | None = None
     session_id: str | None = None  # the public id that others see; None before the attach
-    _accepted = False
-    _connected = False
 
     # --- to override --------------------------------------------------------------------------
 
@@ -184,82 +173,6 @@ class GracefulConsumer(Follower, AsyncJsonWebsocketConsumer):
         if not live.plain and not is_application_code(number):
             number = CloseCode.ENDED_BY_APPLICATION
         live.close(number, reason or "", end="closed")
-
-    # --- the application ----------------------------------------------------------------------
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.scope = scope
-        self.base_send = send
-        await receive()  # websocket.connect
-        if self.limits.check_origin and not handshake.origin_allowed(scope):
-            await handshake.refuse(scope, send, 403, "foreign origin")
-            return
-        try:
-            node = await get_node()
-        except JournalUnavailable as error:
-            logger.error("%s", error)
-            await handshake.refuse(scope, send, 503, "unavailable")
-            return
-        if node.refusing:
-            await handshake.refuse(scope, send, 503, "draining")
-            return
-        self.channel_layer: Any = get_channel_layer(self.channel_layer_alias)
-        self.live = LiveConnection(node, self, scope, receive, send)
-        self._pump = LayerPump(self.live)
-        await self._pump.open()
-        code: int = CloseCode.ABNORMAL
-        try:
-            own = self.overrides("connect") or self.overrides("accept")  # they may wait
-            if own or self.groups or self.channel_layer is not None:
-                self.live.inbox.call(self._connect)
-            else:
-                await self._connect_here()
-            code = await self.live.reader.run()
-        finally:
-            # As a task of the node: a server may cancel this one while a handler still runs.
-            await asyncio.shield(node.spawn(end(self.live, code)))
-
-    async def _connect(self) -> None:
-        self._connected = True
-        try:
-            await self._pump.start()
-            await self.connect()
-        except AcceptConnection:
-            await self.accept()
-        except DenyConnection:
-            await self.close()
-        except Fenced:
-            raise  # the connection ended meanwhile
-        except Exception:
-            if self._accepted:
-                raise
-            logger.exception("connect() failed")
-            await handshake.refuse(self.scope, self.base_send, 500, "connect() failed")
-            self._live.reader.give_up()
-
-    async def _connect_here(self) -> None:  # nobody has anything to wait for: without a task
-        try:
-            with contextlib.suppress(Fenced):
-                await self._connect()
-        except Exception as error:
-            self._live.handler_failed(error)
-
-    async def ended(self, code: int) -> None:
-        await self._pump.stop()
-        if self._connected:
-            await self._last("disconnect", code)
-
-    async def call_session_ended(self) -> None:
-        await self._last("session_ended")
-
-    async def _last(self, hook: str, *args: Any) -> None:
-        if not self.overrides(hook):
-            return
-        try:
-            async with asyncio.timeout(self.limits.handler_timeout):
-                await getattr(self, hook)(*args)
-        except Exception:
-            logger.exception("%s() failed", hook, extra=self._live.extra())
 
     # --- what the node asks -------------------------------------------------------------------
 

@@ -10,13 +10,14 @@ import asyncio
 import hashlib
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from asgiref.sync import async_to_sync
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from graceful_ws.conf import settings
+from graceful_ws.store import wakers
 from graceful_ws.store.streams import Numbered
 
 logger = logging.getLogger("graceful_ws.layer")
@@ -147,6 +148,15 @@ def is_known(message: Any) -> bool:
         logger.warning("ignored a malformed envelope: %.200r", message)
         return False
     return True
+
+
+def ask(nodes: Collection[uuid.UUID]) -> None:
+    """These nodes look at the database now, as far as they can be told: something was asked of
+    them, or of sessions of theirs. Never raises; others see it with their next round."""
+    if not nodes or wakers.asked(nodes):
+        return
+    [group] = [node_group(node) for node in nodes] if len(nodes) == 1 else [NODES]
+    nudge(group, node_envelope())
 
 
 # --- from processes without a node --------------------------------------------------------------

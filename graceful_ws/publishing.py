@@ -15,20 +15,23 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from graceful_ws.conf import settings
+from graceful_ws.core.close_codes import CLOSE_CODES, NEVER_SENT, CloseCode, is_application_code
 from graceful_ws.core.frames import encode_data
-from graceful_ws.envelopes import node_group, nudge, pending_envelope, said, stream_group
-from graceful_ws.store import pending, presence, streams, wakers
-from graceful_ws.store.base import alias
+from graceful_ws.envelopes import ask, node_group, nudge, pending_envelope, said, stream_group
+from graceful_ws.store import credentials, pending, presence, streams, wakers
+from graceful_ws.store.base import alias, connection
 from graceful_ws.store.pending import SessionUnknown
 from graceful_ws.store.presence import Online
 
 __all__ = [
     "Online",
     "SessionUnknown",
+    "aclose_user",
     "aonline",
     "apublish",
     "asend_to_session",
     "asend_to_user",
+    "close_user",
     "online",
     "publish",
     "send_to_session",
@@ -88,6 +91,36 @@ def send_to_session(session_id: str | uuid.UUID, data: Any) -> None:
 async def asend_to_session(session_id: str | uuid.UUID, data: Any) -> None:
     """``send_to_session`` for coroutines; returns when the message is kept."""
     await sync_to_async(send_to_session)(session_id, data)
+
+
+def close_user(user: Any, reason: str = "", code: int = CloseCode.CREDENTIALS_EXPIRED) -> None:
+    """Ends every session of a user (or a user's primary key): their connections close with ``code``
+    on every node, at once where the layer tells it, else within ``round_interval``, and nothing of
+    it can be resumed. A user who still may log in comes back with a new session: so take the
+    permission first. In a transaction it happens when that commits.
+
+    Logging out, another password, deactivating and deleting do this by themselves.
+
+    Raises ValueError for a code that a server does not send, or without a user.
+    """
+    key, code = _key(user), int(code)
+    if code in NEVER_SENT or not (code in CLOSE_CODES or is_application_code(code)):
+        raise ValueError(f"{code} is no close code of a server, nor one of the application's own")
+
+    def end() -> None:
+        ask(credentials.end_all(key, reason or "closed by the application", code=code))
+
+    if connection().in_atomic_block:
+        transaction.on_commit(end, using=alias(), robust=True)
+    else:
+        end()
+
+
+async def aclose_user(
+    user: Any, reason: str = "", code: int = CloseCode.CREDENTIALS_EXPIRED
+) -> None:
+    """``close_user`` for coroutines; returns when the sessions have ended in the database."""
+    await sync_to_async(close_user)(user, reason, code)
 
 
 def online(stream: str) -> list[Online]:

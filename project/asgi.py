@@ -17,11 +17,13 @@ http = ASGIStaticFilesHandler(get_asgi_application())
 from django.urls import path  # noqa: E402
 
 from graceful_ws.echo import EchoConsumer  # noqa: E402
+from graceful_ws.live.routing import websocket_urlpatterns  # noqa: E402
 from project.consumers import Room  # noqa: E402
 
 routes = [
     path("ws/", Room.as_asgi()),
     path("ws/soak/", EchoConsumer.as_asgi()),  # for manage.py soak
+    *websocket_urlpatterns,  # the live dashboard of the admin
 ]
 application = ProtocolTypeRouter(
     {"http": http, "websocket": AuthMiddlewareStack(URLRouter(routes))}

@@ -64,6 +64,11 @@ STATIC_URL = "static/"
 USE_TZ = True
 TIME_ZONE = "UTC"
 
+# Set by `manage.py demo` for the nodes it supervises: their ports, as "8000,8001".
+DEMO_PORTS = [int(port) for port in os.environ.get("DEMO_PORTS", "").split(",") if port]
+# Likewise: the servers it runs besides, as "redis,postgres".
+DEMO_SERVERS = [name for name in os.environ.get("DEMO_SERVERS", "").split(",") if name]
+
 # All of it may be left out: these fit two nodes on one machine with a few visitors.
 GRACEFUL_WS = {
     "node_name": os.environ.get("NODE_NAME", ""),  # how the admin and `welcome` call this process
@@ -71,9 +76,7 @@ GRACEFUL_WS = {
     "reconnect_window": 1,  # seconds over which clients spread their return; 5 for a crowd
     "exit_grace": 5,  # who is away for longer has left the room
     "drain_window": 5,  # seconds a drain gives clients to move to another node
+    # The admin's live dashboard, on every node: here they have a port each, and no proxy before.
+    "live_url": " ".join(f":{port}/ws/graceful/live/" for port in DEMO_PORTS)
+    or "/ws/graceful/live/",
 }
-
-# Set by `manage.py demo` for the nodes it supervises: their ports, as "8000,8001".
-DEMO_PORTS = [int(port) for port in os.environ.get("DEMO_PORTS", "").split(",") if port]
-# Likewise: the servers it runs besides, as "redis,postgres".
-DEMO_SERVERS = [name for name in os.environ.get("DEMO_SERVERS", "").split(",") if name]

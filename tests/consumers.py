@@ -88,6 +88,36 @@ class Impatient(Echo):
     handler_timeout = 0.5
 
 
+class Paced(Echo):
+    """Ten messages at once, and then twenty a second."""
+
+    message_rate = 20.0
+    message_burst = 10
+
+
+class Scarce(Echo):
+    """Next to nothing."""
+
+    message_rate = 0.01
+    message_burst = 3
+
+
+class Slow(GracefulConsumer):
+    """Its connect() takes longer than it may."""
+
+    handler_timeout = 1.0
+
+    async def connect(self) -> None:
+        await asyncio.sleep(30)
+
+
+class ForStaff(Echo):
+    """Asks each time."""
+
+    async def connect(self) -> None:
+        await (self.accept() if self.scope["user"].is_staff else self.close())
+
+
 class Hooks(Echo):
     """Writes down which hooks ran."""
 

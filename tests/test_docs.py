@@ -20,9 +20,11 @@ from graceful_ws.core.close_codes import (
     is_application_code,
     plain_code,
 )
-from graceful_ws.node import backplane, hub, sequencer, shared_layer, source
+from graceful_ws.node import backplane, hub, reader, sequencer, shared_layer, source
+from graceful_ws.node import credentials as node_credentials
 from graceful_ws.node.limits import LIMITS
-from graceful_ws.store import base, presence, retention, streams
+from graceful_ws.servers import daphne, flow
+from graceful_ws.store import base, credentials, presence, retention, streams
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(ROOT.glob("docs/*.md"))
@@ -104,6 +106,13 @@ def test_settings_page_says_what_happens_at_each_bound() -> None:
 
 KIB = 1024
 BOUNDS = {
+    "messages that Daphne has read and the consumer has not taken": f"{flow.MOST}",
+    "bytes that Daphne reads before the handshake is answered": f"{daphne.EARLY // KIB} KiB",
+    "`retry_after` of a client that is closed 4201": (
+        f"{reader.RETRY_AFTER:g} s to {reader.LONGEST:g} s"
+    ),
+    "users whose rows one round of a node asks for": f"{node_credentials.AT_ONCE}",
+    "sessions of a user ended by one transaction": f"{credentials.BATCH}",
     "a stream's name": f"{streams.NAME_BYTES} bytes",
     "last messages of one stream that a node keeps in memory": (
         f"{source.RING_BYTES // KIB} KiB, {source.RING_ROWS} messages"

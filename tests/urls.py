@@ -10,6 +10,7 @@ from django.http import HttpRequest, JsonResponse
 from django.urls import include, path
 
 from graceful_ws.node.node import Node, local_nodes
+from tests.accounts import account
 
 
 def _of_connections(node: Node) -> list[str]:
@@ -36,6 +37,8 @@ def debug(request: HttpRequest) -> JsonResponse:
             {
                 "node": node.name,
                 "connections": len(node.connections),
+                "places": node.admission.open + node.admission.connecting,
+                "addresses": len(node.admission.addresses),
                 "sessions": len(node.sessions),
                 "tokens": len(node._tokens),
                 "timers": len(node.timers),
@@ -55,4 +58,5 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("graceful/", include("graceful_ws.urls")),
     path("debug/", debug),
+    path("account/", account),
 ]

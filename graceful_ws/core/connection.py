@@ -161,6 +161,10 @@ class Connection:
             at = self._heartbeat_at()
         return None if at == inf else at
 
+    def awaits(self, sent_at: int) -> bool:
+        """Whether a pong with ``sent_at`` answers the latest ping, which nothing has answered."""
+        return sent_at == self._awaited_sent_at
+
     def _move(self, kind: Kind) -> State:
         """Change the state as the table says, and return the one before."""
         was = self.state

@@ -153,9 +153,12 @@ class Superseded(Frame, tag="superseded"):
 
 
 class Error(Frame, tag="error"):
+    """What is wrong; a close mostly follows. ``retry_after`` (ms) is how long to stay away then."""
+
     code: str
     detail: str = ""
     seq: int | None = None
+    retry_after: int | None = None
 
 
 ServerFrame = (

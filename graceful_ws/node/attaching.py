@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graceful_ws.core import frames
 from graceful_ws.core.close_codes import CloseCode, cut_reason
-from graceful_ws.store.attach import Attach, Attached, OtherIdentity, StaleAttempt
+from graceful_ws.store.attach import Attach, Attached, OtherIdentity, StaleAttempt, TooMany
 from graceful_ws.store.base import JournalUnavailable
 from graceful_ws.store.entries import Detach, Note
 
@@ -33,6 +33,7 @@ CAUSES: dict[int, str] = {
 REFUSALS: dict[type[BaseException], str] = {  # results of a hello, for the figures
     OtherIdentity: "other_identity",
     StaleAttempt: "stale",
+    TooMany: "too_many",
     Overloaded: "overloaded",
     JournalUnavailable: "unavailable",
 }
@@ -144,6 +145,9 @@ def _refused(live: LiveConnection, error: BaseException) -> None:
         live.close(CloseCode.OTHER_IDENTITY, "the session is somebody else's")
     elif isinstance(error, StaleAttempt):
         live.close(CloseCode.RESYNC, "a later hello has attached")
+    elif isinstance(error, TooMany):
+        live.node.stats.refused["user"] += 1
+        live.close(CloseCode.CONNECTION_LIMIT, "too many connections of this user")
     elif isinstance(error, Overloaded | JournalUnavailable):
         live.close(CloseCode.TRY_AGAIN_LATER, str(error) or "too many hellos")
     else:

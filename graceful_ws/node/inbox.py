@@ -9,6 +9,7 @@ theirs that may be the second is counted in the database first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ import msgspec
 from channels.exceptions import StopConsumer
 from django.db import OperationalError
 
+from graceful_ws.core.bucket import Bucket
 from graceful_ws.core.close_codes import CloseCode
-from graceful_ws.core.frames import Nack, encode, encode_data
+from graceful_ws.core.frames import Nack, ProtocolError, encode, encode_data
 from graceful_ws.core.window import Arrival, Intake
 from graceful_ws.store.base import JournalUnavailable, is_locked
 from graceful_ws.store.entries import Complete, CountTry, Fenced, Later
@@ -35,6 +37,7 @@ logger = logging.getLogger("graceful_ws.connection")
 RETRY_AFTER = 500  # milliseconds a client waits after a nack that asks for it
 LOOK_AGAIN = 0.5  # seconds until the database is asked again what became of a commit
 AHEAD = 1  # handlers that start before the outcome of the one before is committed
+LOOK_UP = 1.0  # seconds that a plain client's message waits before the connection is looked at
 LAYER_MESSAGES = 100  # messages from the channel layer that wait; then its pump waits
 
 Call = Callable[[], Awaitable[Any]]
@@ -44,12 +47,17 @@ class Inbox:
     """The receiving half of one connection."""
 
     __slots__ = (
-        *("_completing", "_items", "_live", "_open", "_room", "_suspicious", "_task"),
-        *("duplicates", "intake"),
+        *("_completing", "_copies", "_items", "_live", "_open", "_room", "_suspicious", "_task"),
+        *("_time", "bucket", "intake"),
     )
 
     def __init__(self, live: LiveConnection) -> None:
-        self.intake = Intake(live.limits.unacked, live.limits.unacked_bytes)
+        limits, self._time = live.limits, live.node.loop.time
+        self.intake = Intake(limits.unacked, limits.unacked_bytes)
+        self.bucket: Bucket | None = None
+        if limits.message_rate > 0:
+            self.bucket = Bucket(limits.message_rate, limits.message_burst, self._time())
+        self._copies = limits.unacked  # that may come without being asked for
         self._live = live
         self._items: list[tuple[int | None, Any]] = []  # (number, data) or (None, call)
         self._task: asyncio.Task[None] | None = None
@@ -66,7 +74,8 @@ class Inbox:
     # --- in -----------------------------------------------------------------------------------
 
     def receive(self, seq: int, data: Any, size: int) -> None:
-        """A numbered message. Raises ProtocolError for a hole, or past the credit."""
+        """A numbered message. Raises ProtocolError for a hole, or past the credit. Copies have no
+        credit, but for those that a resume or a nack may bring."""
         arrival = self.intake.receive(seq, size)
         if arrival is Arrival.NEW:
             if self._open:
@@ -74,6 +83,10 @@ class Inbox:
                 self._wake()
             return
         self._live.node.stats.duplicates += 1
+        if self._copies:
+            self._copies -= 1
+        else:
+            self.charge()
         if arrival is Arrival.DONE:
             self._live.outbox.acknowledge(self.intake.done)
 
@@ -82,6 +95,19 @@ class Inbox:
         if self._open:
             self._items.append((None, call))
             self._wake()
+
+    def charge(self) -> None:
+        """What has no credit, and so cannot wait, takes a token. Raises ProtocolError 4201."""
+        if self.bucket is not None and self.bucket.take(self._time()):
+            raise ProtocolError(CloseCode.LIMIT_EXCEEDED, "more messages than message_rate")
+
+    async def wait_token(self) -> None:
+        """Returns with a token, or when the connection closes."""
+        while self._open and self._live.is_open and self.bucket is not None:
+            wait = self.bucket.take(self._time())
+            if not wait:
+                return
+            await self._pause(min(wait, LOOK_UP))
 
     @property
     def crowded(self) -> bool:
@@ -136,6 +162,11 @@ class Inbox:
     async def _run(self) -> None:
         try:
             while self._items:
+                if self._items[0][0] is not None and self.bucket is not None:
+                    wait = self.bucket.take(self._time())
+                    if wait:
+                        await self._pause(wait)
+                        continue  # they may be gone
                 seq, item = self._items.pop(0)
                 self._room.ring()
                 if seq is None:
@@ -147,6 +178,12 @@ class Inbox:
             self._live.close(CloseCode.NORMAL)
         except Exception as error:
             self._failed(error)
+
+    async def _pause(self, seconds: float) -> None:
+        """For a token. Whoever stops the taking ends it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._room.wait()
 
     def _failed(self, error: BaseException) -> None:
         self.stop_taking()
@@ -251,6 +288,7 @@ class Inbox:
         """Nothing is consumed; the client sends from ``seq`` again. What has ``begun`` may have had
         an effect, so that the number must stay with its message: a second start is the last."""
         self.intake.ask_again(seq)
+        self._copies = self.intake.max_messages
         self._items = [item for item in self._items if item[0] is None]
         if begun:
             self._suspicious = max(self._suspicious, seq)

@@ -36,6 +36,9 @@ LOCKED_ELSEWHERE = 0.01  # seconds before a row that somebody else holds is aske
 STUCK = 15.0  # seconds after which a round under way counts as an outage
 PATIENCE = 0.002  # seconds that an entry which nobody waits for lets others join its round
 STOP_TIMEOUT = 1.0  # seconds for the round under way when the node stops
+# Of text, after which a round takes no more entries. Thousands of large messages at once would be a
+# statement that PostgreSQL refuses, or does not wait for: and the next try would be the same.
+ROUND_BYTES = 4 * 1024 * 1024
 
 
 class Journal:
@@ -197,11 +200,13 @@ class Journal:
 
     def _take_items(self) -> list[Item]:
         taken: list[Item] = []
-        while self._items and len(taken) < settings.round_entries:
+        size = 0
+        while self._items and len(taken) < settings.round_entries and size < ROUND_BYTES:
             item = self._items.popleft()
             # What may have been written cannot be withdrawn: somebody has to be told.
             if not item.future.cancelled() or item.entry.perhaps is not None:
                 taken.append(item)
+                size += item.entry.size
         return taken
 
     def _take_attaches(self) -> list[Waiting]:

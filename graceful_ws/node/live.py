@@ -34,6 +34,7 @@ from graceful_ws.servers import dropper, writer
 from graceful_ws.store.entries import Append, Fenced
 from graceful_ws.store.hello import Attached, Identity
 
+from .admission import Place
 from .application import Application
 from .attaching import attach
 from .feed import Feed
@@ -58,7 +59,7 @@ class LiveConnection:
         *("_loop", "_send", "attached", "attaching", "consumer", "deadline", "end_cause"),
         *("ended_elsewhere", "feed", "inbox", "instance", "limits", "machine", "node", "noted"),
         *("noted_at", "outbox", "over", "owner", "plain", "reader", "ready_future", "scope"),
-        *("subscriptions", "taker", "__weakref__"),
+        *("place", "subscriptions", "taker", "__weakref__"),
     )
 
     def __init__(
@@ -87,6 +88,7 @@ class LiveConnection:
         self.subscriptions = Subscriptions(self)
         self.attached: Attached | None = None
         self.owner: tuple[str, Identity, int] | None = None  # consumer, who, and which attempt
+        self.place: Place | None = None  # in the node
         self.deadline: float | None = None  # the one the node's timer knows
         self.feed: Feed | None = None
         self.reader = Reader(self, receive)
@@ -169,6 +171,8 @@ class LiveConnection:
     def became_ready(self, attached: Attached, feed: Feed) -> None:
         """Welcomed: what waited for the session goes on."""
         self.feed = feed
+        if self.place is not None:
+            self.place.welcomed()
         self.event(WELCOMED)
         self.ready_future.set_result(attached)
 

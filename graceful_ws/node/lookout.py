@@ -6,6 +6,7 @@ This is the truth; what the layer says only hurries it on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from graceful_ws.conf import settings
 from graceful_ws.store import nodes, pending
 
 from .attaching import note
+from .credentials import Credentials
 from .drain import DrainOptions
 from .threads import OUTAGES
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("graceful_ws.node")
 
+AT_ONCE = 0.2  # seconds between two rounds at least, however often somebody asks
 STRAY_AFTER = 10.0  # seconds that a row may say attached without a connection
 
 
@@ -33,13 +36,16 @@ class Lookout:
         self._comparing = asyncio.Lock()  # a node that registers anew compares nothing meanwhile
         self._missing: dict[tuple[int, int], float] = {}  # attached here says the row, since when
         self._asked = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._credentials = Credentials(node)
         self._polled = 0.0
 
     # --- beat ---------------------------------------------------------------------------------
 
     def look_now(self) -> None:
-        """Somebody has asked something of the node: its row says what."""
+        """Somebody asked something of the node, or ended a session of its: the rows say what."""
         self._asked.set()
+        self._hurried.set()
 
     async def beat(self) -> None:
         while True:
@@ -85,16 +91,27 @@ class Lookout:
     # --- round --------------------------------------------------------------------------------
 
     async def rounds(self) -> None:
-        """Every ``round_interval`` ± 10 %, so that nodes do not ask all at once."""
+        """Every ``round_interval`` ± 10 %, so that nodes do not ask all at once; and when somebody
+        asks, but never more than a tenth of the time."""
+        took = 0.0
         while True:
-            await asyncio.sleep(settings.round_interval * random.uniform(0.9, 1.1))
+            interval = settings.round_interval * random.uniform(0.9, 1.1)
+            pause = min(max(10 * took, AT_ONCE), interval)
+            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval - pause):
+                    await self._hurried.wait()
+            self._hurried.clear()
+            begun = self._node.loop.time()
             try:
                 async with self._comparing:
+                    await self._credentials.check()
                     await self._sessions()
             except OUTAGES as error:
                 logger.warning("round failed: %s", error)
             self._node.hub.look_at_all()
             self._node.hub.drop_unfollowed(self._node.loop.time())
+            took = self._node.loop.time() - begun
 
     async def _sessions(self) -> None:
         """Compares the registry with the rows."""

@@ -7,19 +7,20 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError
 
 from graceful_ws import __version__, servers
 from graceful_ws.conf import settings
-from graceful_ws.envelopes import NODES, node_group
+from graceful_ws.envelopes import NODES, node_envelope, node_group
 from graceful_ws.store import nodes
 from graceful_ws.store.base import JournalUnavailable, prepare
 from graceful_ws.store.rounds import Numbers, standing
 from graceful_ws.store.wakers import wakers
 
+from .admission import Admission
 from .backplane import Backplane
 from .collector import settle
 from .drain import Drain, DrainOptions, adapt_servers
@@ -29,6 +30,7 @@ from .hub import Hub
 from .journal import Journal
 from .lookout import Lookout
 from .reaper import Reaper
+from .reclaim import Reclaimer
 from .registry import Registry
 from .sampler import Sampler
 from .sequencer import AT_ONCE, Sequencer
@@ -49,14 +51,20 @@ STOP_TIMEOUT = 1.0  # seconds for cancelled tasks to end
 _nodes: dict[asyncio.AbstractEventLoop, Node] = {}
 
 
-async def get_node() -> Node:
-    """The started node of the running loop. Raises JournalUnavailable when it cannot register."""
+def node_here() -> Node:
+    """The node of the running loop. It may not have started yet."""
     loop = asyncio.get_running_loop()
     node = _nodes.get(loop)
     if node is None:
         for other in [other for other in _nodes if other.is_closed()]:
             _nodes.pop(other).abandon()
         node = _nodes[loop] = Node()
+    return node
+
+
+async def get_node() -> Node:
+    """The started node of the running loop. Raises JournalUnavailable when it cannot register."""
+    node = node_here()
     await node.started()
     return node
 
@@ -74,6 +82,9 @@ class _Waker:
 
     def left(self, sessions: Iterable[tuple[int, uuid.UUID | None]]) -> bool:
         return self._tell(lambda node: node.sequencer.left(sessions))
+
+    def asked(self, nodes: Collection[uuid.UUID]) -> bool:
+        return self._tell(lambda node: node.ask(nodes))
 
     def _tell(self, what: Callable[[Node], None]) -> bool:
         """One node is enough: it tells the others."""
@@ -98,6 +109,7 @@ class Node(Registry):
         self.id: uuid.UUID = uuid.UUID(int=0)
         super().__init__()
         self.stats = Stats()
+        self.admission = Admission(self.stats)
         self.journal = Journal(self.stats)
         self.readers = Threads("reader", READERS, 4096)
         self.services = Threads("service", SERVICES, 256)  # beat and rounds wait for no page
@@ -109,6 +121,7 @@ class Node(Registry):
         self.sequencer = Sequencer(self)
         self.lookout = Lookout(self)
         self.reaper = Reaper(self)
+        self.reclaimer = Reclaimer(self)
         self.sampler = Sampler(self)
         self.drain: Drain | None = None
         self.replay_rows = int(settings.replay_rows)
@@ -148,6 +161,7 @@ class Node(Registry):
                 ("round", self.lookout.rounds),
                 ("poll", self.lookout.poll),
                 ("reaper", self.reaper.run),
+                ("reclaimer", self.reclaimer.run),
                 ("backplane", self.backplane.run),
                 ("sequencer", self.sequencer.run),
                 ("sampler", self.sampler.run),
@@ -290,6 +304,14 @@ class Node(Registry):
             self.take_pending(envelope["sessions"])
         elif kind == "node":
             self.lookout.look_now()
+
+    def ask(self, nodes: Collection[uuid.UUID]) -> None:
+        """Says to these that they have something to see."""
+        for node in nodes:
+            if node == self.id:
+                self.lookout.look_now()
+            else:
+                self.backplane.send(node_group(node), node_envelope())
 
     def _joined(self, group: str) -> None:
         """What was said to the group before may have been missed."""

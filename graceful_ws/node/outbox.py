@@ -155,19 +155,23 @@ class Outbox(Sending):
         if self._open and feed.behind:
             self._catch_up()
 
-    def client_acked(self, name: str | None, seq: int) -> None:
-        """The client's application has everything up to ``seq``. Raises ProtocolError."""
+    def client_acked(self, name: str | None, seq: int) -> bool:
+        """The client's application has everything up to ``seq``; whether that was news. Raises
+        ProtocolError."""
         feed = self.feeds.get(name)
         if feed is None:
-            return
+            return False
         if feed.cursor.position < seq <= feed.source.head and not feed.cursor.is_old(seq):
             feed.cursor.jump(seq)  # it came over the connection before, after the hello
             feed.acked_epoch = feed.source.epoch
             self._room.ring()
-        elif feed.cursor.ack(seq):
-            feed.acked_epoch = feed.source.epoch
-            self.progress_at = self._time()
-            self._room.ring()
+            return True
+        if not feed.cursor.ack(seq):
+            return False
+        feed.acked_epoch = feed.source.epoch
+        self.progress_at = self._time()
+        self._room.ring()
+        return True
 
     def gap(self, feed: Feed, reason: str, oldest: int | None = None) -> None:
         """Tells the client that messages are missing; both cursors then stand at the head."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .live import LiveConnection
 
 logger = logging.getLogger("graceful_ws.connection")
+RETRY_AFTER = 1.0  # seconds that a client closed 4201 is told to stay away, at least
+LONGEST = 300.0  # and at most: clients believe no more
 
 
 class Reader:
@@ -75,7 +77,16 @@ class Reader:
                 self._received_frames(text)
         except ProtocolError as error:
             logger.info("protocol error: %s", error, extra=self._live.extra())
+            if error.code == CloseCode.LIMIT_EXCEEDED:
+                self._tell_limit(error.reason)
             self._live.close(error.code, error.reason)
+
+    def _tell_limit(self, detail: str) -> None:
+        """A new connection has a new bucket: so it is told to come when this one is full again."""
+        bucket, now = self._live.inbox.bucket, self._live.node.loop.time()
+        seconds = 0.0 if bucket is None else bucket.full_in(now)
+        after = round(min(max(seconds, RETRY_AFTER), LONGEST) * 1000)
+        self._live.control(frames.encode(frames.Error("rate", detail, retry_after=after)))
 
     async def _received_plain(self, text: str | None, data: bytes | None) -> None:
         self._live.event(MESSAGE_RECEIVED)
@@ -83,6 +94,8 @@ class Reader:
         if text is not None:
             self._check_size(text, self._live.limits.message_bytes)
         call = self._live.consumer.plain_call(text, data)
+        if self._live.inbox.bucket is not None:
+            await self._live.inbox.wait_token()
         await self._live.inbox.wait_uncrowded()
         self._live.inbox.call(call)
 
@@ -113,33 +126,38 @@ class Reader:
         if not self._live.welcomed:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"{type(frame).__name__} before welcome")
         if isinstance(frame, frames.Pong):
-            rtt = self._live.machine.rtt
+            awaited = self._live.machine.awaits(frame.sent_at)
             self._live.event(PongReceived(frame.sent_at))
-            if (measured := self._live.machine.rtt) != rtt and measured is not None:
+            if awaited and (measured := self._live.machine.rtt) is not None:
                 self._live.node.stats.rtt.observe(measured)
-            self._acked(frame.seq, frame.streams)
+            if not self._acked(frame.seq, frame.streams) and not awaited:
+                self._live.inbox.charge()
         elif isinstance(frame, frames.ClientAck):
             self._live.event(FRAME_RECEIVED)
-            self._acked(frame.seq, frame.streams)
+            if not self._acked(frame.seq, frame.streams):
+                self._live.inbox.charge()
         elif isinstance(frame, frames.ClientPing):
             self._live.event(FRAME_RECEIVED)
+            self._live.inbox.charge()
             if abs(frame.sent_at) > frames.MAX_SEQ:
                 raise ProtocolError(CloseCode.PROTOCOL_ERROR, "sent_at out of bounds")
             self._live.control(frames.encode(frames.ServerPong(frame.sent_at)))
         elif isinstance(frame, frames.ClientVolatile):
             self._live.event(MESSAGE_RECEIVED)
             self._live.node.stats.messages_in += 1
+            self._live.inbox.charge()
             if not self._live.inbox.crowded:
                 data = frame.data
                 self._live.inbox.call(lambda: self._live.consumer.receive_volatile(data))
         elif isinstance(frame, frames.Bye):
             self._live.close(CloseCode.NORMAL, "bye", end="bye")
 
-    def _acked(self, seq: int | None, streams: dict[str, int]) -> None:
-        if seq is not None:
-            self._live.outbox.client_acked(None, seq)
+    def _acked(self, seq: int | None, streams: dict[str, int]) -> bool:
+        """Whether that was news."""
+        news = seq is not None and self._live.outbox.client_acked(None, seq)
         for name, number in streams.items():
-            self._live.outbox.client_acked(name, number)
+            news = self._live.outbox.client_acked(name, number) or news
+        return news
 
     def _check_size(self, text: str, limit: int) -> int:
         size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -9,6 +9,7 @@ node finishes what another began.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import uuid
@@ -21,6 +22,7 @@ from graceful_ws.store import nodes, retention
 from graceful_ws.store.base import is_conflict
 from graceful_ws.store.presence import announce_exits
 
+from .limits import limits_of
 from .threads import OUTAGES
 
 if TYPE_CHECKING:
@@ -135,7 +137,8 @@ class Reaper:
     async def _purge(self) -> None:
         run = self._node.services.run
         try:
-            for public_id, label in await run(retention.expire):
+            windows = windows_of(await run(retention.consumers))
+            for public_id, label in await run(retention.expire, windows):
                 self._node.stats.exits["expired"] += 1
                 logger.info(
                     "ended (expired)", extra={"node": self._node.name, "session": str(public_id)}
@@ -149,6 +152,17 @@ class Reaper:
 
     def _purge_ended(self, task: asyncio.Task[None]) -> None:
         self._purging = None
+
+
+def windows_of(labels: list[str]) -> dict[str, float]:
+    """The resume_window of consumers, by label, where it is not that of the settings."""
+    windows: dict[str, float] = {}
+    for label in labels:
+        with contextlib.suppress(Exception):  # of a version of the code that is gone, perhaps
+            window = limits_of(import_string(label)).resume_window
+            if window != settings.resume_window:
+                windows[label] = window
+    return windows
 
 
 async def _session_ended(public_id: uuid.UUID, label: str) -> None:

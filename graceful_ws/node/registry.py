@@ -44,7 +44,8 @@ class Registry:
         if before is None or before.owner is None:
             return None
         consumer, identity, attempt = before.owner
-        if consumer != entry.consumer or identity != entry.identity:
+        mine = identity.user_id, identity.auth_hash, identity.session_key_hash
+        if consumer != entry.consumer or not entry.identity.owns(*mine):
             return None
         same = before.instance == entry.instance
         return None if same and entry.attempt <= attempt else before

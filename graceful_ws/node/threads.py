@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, InterfaceError, connections
+from django.conf import settings as django_settings
+from django.db import DatabaseError, InterfaceError, connections, reset_queries
 
 from graceful_ws.conf import settings
 from graceful_ws.store.base import forget_connection, is_outage
@@ -93,6 +94,8 @@ class Threads:
                         _forget_broken()
                     if is_outage(raised):
                         forget_connection()  # the next call opens a new one
+                if django_settings.DEBUG:
+                    reset_queries()  # as each request does: the log has the texts of all messages
                 with self._lock:
                     self._busy -= 1
                 with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile

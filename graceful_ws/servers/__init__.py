@@ -39,6 +39,9 @@ class Socket(Protocol):
     def drop(self) -> None:
         """End the TCP connection at once."""
 
+    def limit(self, size: int) -> None:
+        """See ``limit_messages``."""
+
     def is_own(self, send: Any) -> bool:
         """Whether ``send`` is the server's, with nothing between."""
 
@@ -136,6 +139,16 @@ def writer(scope: Mapping[str, Any], send: Any) -> Write | None:
     if socket is None or socket.write is None or not socket.is_own(_unwrapped(send)):
         return None
     return socket.write
+
+
+def limit_messages(scope: Mapping[str, Any], send: Any, size: int) -> None:
+    """Have the server close 1009 for a message of more than ``size`` bytes while it comes, rather
+    than gather what its own limit allows first. That stays where it is the smaller one."""
+    socket = _socket(scope)
+    if socket is not None:
+        socket.limit(size)
+    elif "uvicorn" in installed:
+        importlib.import_module(".uvicorn", __name__).limit(getattr(send, "__self__", None), size)
 
 
 def is_closing(scope: Mapping[str, Any]) -> bool:

@@ -30,8 +30,10 @@ from twisted.internet.defer import Deferred
 from graceful_ws.core.close_codes import NEVER_SENT, cut_reason
 
 from . import COMPRESSED_FROM, EXTENSION
+from .flow import MOST, Inflow, Outflow
 from .signals import Stop
 
+EARLY = 64 * 1024  # bytes that may come before the handshake is answered
 NEEDED = (
     "STATE_CONNECTING",
     "STATE_OPEN",
@@ -133,15 +135,21 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
     failByDrop = False  # say 1002, 1007 or 1009 before the connection goes
     closeHandshakeTimeout = 10.0  # seconds
 
-    maxMessagePayloadSize: int  # autobahn's, in bytes; 0 is no limit
+    maxFramePayloadSize: int  # autobahn's, in bytes; 0 is no limit
+    maxMessagePayloadSize: int
+    application_queue: asyncio.Queue[Any]
     muted: bool  # Daphne's: True keeps it from reporting a message or the end
     _denial: _Denial | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.flow = _Flow()
+        self.flow = Outflow()
+        self._inflow: Inflow | None = None  # of a connection that has a limit
+        self._deaf = False
 
     def onOpen(self) -> None:
+        if self._inflow is not None:
+            self._inflow.go_on()
         self.unregisterProducer()  # the HTTP channel, whose connection it was
         self.registerProducer(self.flow, True)
         super().onOpen()
@@ -150,6 +158,16 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
         """Autobahn's own formats and colours a line for its debug log first, for each message and
         whether anybody wants it or not."""
         self._dataReceived(data)
+        if self.state == self.STATE_CONNECTING and len(getattr(self, "data", b"")) > EARLY:
+            self._inflow = self._inflow or Inflow(self)
+            self._inflow.hold()  # until the application has accepted
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self._deaf:
+            return
+        super().onMessage(payload, isBinary)
+        if self._inflow is not None and self.application_queue.qsize() > MOST:
+            self._inflow.hold_until_taken(self.application_queue)
 
     def handle_reply(self, message: dict[str, Any]) -> None:
         """Take one ASGI message from the application.
@@ -183,6 +201,9 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
         if not _is_sendable(code):
             raise ValueError(f"close code {code} must not be sent (RFC 6455, 7.4)")
         self.sendCloseFrame(code=code, reasonUtf8=cut_reason(reason or "").encode())
+        self._deaf = True
+        if self._inflow is not None:
+            self._inflow.go_on()  # for the peer's answer
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         """Called by autobahn when the handshake is refused: with ours, if the app gave one."""
@@ -220,6 +241,12 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
                     "reason": reason or "",
                 }
             )
+
+    def limit(self, size: int) -> None:
+        """Fail with 1009 on the header of the frame with which a message grows past ``size``."""
+        for name in ("maxMessagePayloadSize", "maxFramePayloadSize"):
+            setattr(self, name, min(size, getattr(self, name, 0) or size))
+        self._inflow = self._inflow or Inflow(self)
 
     is_closing = False  # Daphne announces the end when it is there
 
@@ -261,36 +288,6 @@ def _is_empty(transport: Any) -> bool:
         and not getattr(transport, "dataBuffer", True)
         and not getattr(transport, "_tempDataBuffer", True)
     )
-
-
-class _Flow:
-    """Twisted's word for "stop writing" and "go on" (IPushProducer), for a coroutine to wait on.
-    It is paused while 64 KiB or more wait for the peer to read."""
-
-    __slots__ = ("_resumed",)
-
-    def __init__(self) -> None:
-        self._resumed: asyncio.Event | None = None
-
-    @property
-    def paused(self) -> bool:
-        return self._resumed is not None
-
-    async def writable(self) -> None:
-        while self._resumed is not None:
-            await self._resumed.wait()
-
-    def pauseProducing(self) -> None:
-        if self._resumed is None:
-            self._resumed = asyncio.Event()
-
-    def resumeProducing(self) -> None:
-        if self._resumed is not None:
-            self._resumed.set()
-            self._resumed = None
-
-    def stopProducing(self) -> None:
-        self.resumeProducing()
 
 
 class _Denial:

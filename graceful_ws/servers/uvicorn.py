@@ -124,6 +124,9 @@ class _Socket:
     def is_own(self, send: Any) -> bool:
         return bool(send == self._send)
 
+    def limit(self, size: int) -> None:
+        limit(self._protocol, size)
+
     @property
     def is_closing(self) -> bool:
         """uvicorn announces ``websocket.disconnect`` as soon as it has sent the application's
@@ -150,6 +153,18 @@ class _Socket:
             return False
         transport.write(frame)
         return True
+
+
+def limit(protocol: Any, size: int) -> None:
+    """Lower the limit of a protocol, wherever its implementation keeps it."""
+    for owner, name in (
+        (getattr(protocol, "conn", None), "max_message_size"),  # websockets-sansio
+        (getattr(protocol, "buffer", None), "max_length"),  # wsproto: counts what it has read
+        (protocol, "max_size"),  # websockets
+    ):
+        before = getattr(owner, name, 0)
+        if isinstance(before, int) and before > size:
+            setattr(owner, name, size)
 
 
 def dropper(send: Any) -> Any:

@@ -24,6 +24,7 @@ from .hello import (
     OtherIdentity,
     Perhaps,
     StaleAttempt,
+    TooMany,
     hash_token,
 )
 from .presence import come_back
@@ -39,11 +40,13 @@ __all__ = [
     "OtherIdentity",
     "Perhaps",
     "StaleAttempt",
+    "TooMany",
     "attach",
     "attach_all",
     "hash_token",
 ]
 
+ON_PURPOSE = ("bye", "closed", "credentials")  # causes of an end that a client is told of anyway
 CONDITIONS = 200  # in one query; SQLite's parser refuses a thousand
 
 
@@ -61,8 +64,8 @@ class _Taken:
 
 def attach(entries: Sequence[Attach]) -> list[Any]:
     """One transaction for many hellos. Returns, one by one, Attached or the OtherIdentity,
-    StaleAttempt or Later that befell it. A resume reads and never consumes: the same hello may
-    come again until one of its welcomes arrives."""
+    StaleAttempt, TooMany or Later that befell it. A resume reads and never consumes: the same hello
+    may come again until one of its welcomes arrives."""
     outcomes: list[Any] = []
     now = timezone.now()
     hashes = {entry: hash_token(entry.token) for entry in entries if entry.token}
@@ -74,8 +77,10 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
     with writing() as using:
         found = sessions.locked(using, wanted)
         elsewhere = sessions.existing(using, set(hashes.values()).difference(found))
+        seats = sessions.Seats(using, entries)
         ids = sessions.public_ids()
         changed: dict[int, tuple[Owned, Attach]] = {}
+        told: list[tuple[datetime, int]] = []  # hear that everything is missing
         for entry in entries:
             token_hash = hashes.get(entry)
             if token_hash in elsewhere:
@@ -88,16 +93,21 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
             if mine is None and token_hash is not None:
                 session = found.get(token_hash)
                 if session is not None and not _alive(session, entry, now):
+                    if _owed(session, entry):
+                        told.append((now, session.id))
                     session = None
             if session is None:
+                if seats.taken(entry):
+                    outcomes.append(TooMany())
+                    continue
                 session = sessions.new(entry, now, next(ids))
                 entry.perhaps = Perhaps(now, session.generation, taken_over=False)
                 outcomes.append(_Taken(entry, session, session.generation))
                 continue
             before = session.generation
             try:
-                taken_over = _take(session, entry, now)
-            except (OtherIdentity, StaleAttempt) as error:
+                taken_over = _take(session, entry, now, seats)
+            except (OtherIdentity, StaleAttempt, TooMany) as error:
                 outcomes.append(error)
                 continue
             if session.generation != before:
@@ -106,7 +116,7 @@ def attach(entries: Sequence[Attach]) -> list[Any]:
             outcomes.append(_Taken(entry, session, session.generation, mine is None, taken_over))
         taken = [outcome for outcome in outcomes if isinstance(outcome, _Taken)]
         sessions.insert(using, [(one.session, one.entry) for one in taken if not one.session.id])
-        sessions.update(using, changed.values())
+        sessions.update(using, changed.values(), told)
         extras = _extras(using, [one for one in taken if one.resumed])
         away = [(row.id, row.uuid, row.user_id) for row, _ in changed.values() if not row.present]
         extras.told = come_back(using, away)
@@ -145,7 +155,14 @@ def _alive(session: Owned, entry: Attach, now: datetime) -> bool:
     return left is None or left + timedelta(seconds=entry.resume_window) >= now
 
 
-def _take(session: Owned, entry: Attach, now: datetime) -> bool:
+def _owed(session: Owned, entry: Attach) -> bool:
+    """Whether its client now hears that everything is missing: what ended on purpose owes nothing,
+    and what another consumer may yet resume is not over."""
+    over = session.resumable and session.consumer == entry.consumer
+    return over and session.cause not in ON_PURPOSE and session.owned_by(entry.identity)
+
+
+def _take(session: Owned, entry: Attach, now: datetime, seats: sessions.Seats) -> bool:
     """Makes ``entry`` the owner. True when another instance was it before."""
     if not session.owned_by(entry.identity):
         raise OtherIdentity
@@ -158,10 +175,15 @@ def _take(session: Owned, entry: Attach, now: datetime) -> bool:
         other = mine.taken_over
         if mine.generation == session.generation:
             return other  # our own commit, whose answer was lost
+    if session.state != Session.State.ATTACHED and seats.taken(entry):
+        raise TooMany
     session.generation += 1
     session.instance = entry.instance
     session.attempt = entry.attempt
     session.state = Session.State.ATTACHED
+    if session.user_id is not None:  # over this login from now on
+        who = entry.identity
+        session.auth_hash, session.session_key_hash = who.auth_hash, who.session_key_hash
     session.attached_at = now
     session.left_at = None
     session.resumes += 1

@@ -51,6 +51,11 @@ class Entry:
     perhaps: Any = field(default=None, init=False)
     _before: Any = field(default=None, init=False)
 
+    @property
+    def size(self) -> int:
+        """The characters of text that it brings."""
+        return 0
+
     def begin(self) -> None:
         """A transaction is about to try the entry."""
         self._before = self.perhaps
@@ -74,6 +79,10 @@ class Append(Entry):
 
     refusable = True
     data: Sequence[str] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.data))
 
     def apply(self, row: Row, work: Round) -> int:
         self.owned(row)
@@ -117,6 +126,10 @@ class Complete(Entry):
     client_seq: int = 0
     outcome: str | None = None  # encoded {"result": …} or {"nack": …}; None: a plain ack
     keep: int = 64  # outcomes of the last so many numbers are kept
+
+    @property
+    def size(self) -> int:
+        return len(self.outcome or "")
 
     def apply(self, row: Row, work: Round) -> bool:
         self.owned(row)

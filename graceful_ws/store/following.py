@@ -88,6 +88,10 @@ class Publish(Entry):
     stream: str = ""
     data: str = ""
 
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
     def apply(self, row: Row, work: Round) -> None:
         self.owned(row)
         if self.perhaps is not None and work.following.is_kept(self.perhaps):

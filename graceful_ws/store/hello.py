@@ -24,13 +24,29 @@ class StaleAttempt(Exception):
     """A later hello of the same client object has attached already: close 4104."""
 
 
+class TooMany(Exception):
+    """The user has as many attached sessions as ``connections_per_user`` allows: close 4503."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who a connection speaks for; a token is worth nothing without the same one."""
 
     user_id: Any = None
     auth_hash: str = ""
-    session_key_hash: str = ""
+    session_key_hash: str = ""  # of the login; a user's sessions outlive it until it is logged out
+    former_hashes: tuple[str, ...] = ()  # auth hashes made with SECRET_KEY_FALLBACKS: as good
+    checked: bool = False  # the user is one of the site's user model: its row says if it still may
+
+    def owns(self, user_id: Any, auth_hash: str, session_key_hash: str) -> bool:
+        """Whether what was begun by the one is the other's too: for a user, user and auth hash
+        decide; an anonymous one is known by its Django session, where it has one."""
+        if user_id != self.user_id:
+            return False
+        if auth_hash != self.auth_hash and auth_hash not in self.former_hashes:
+            return False
+        anonymous_key = session_key_hash if user_id is None else ""
+        return not anonymous_key or anonymous_key == self.session_key_hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from .streams import MESSAGE, fresh, message
 
 BATCH = 200
 
-CAUSES = {"bye": "bye", "closed": "closed", "node_lost": "node_lost", "idle": "closed"}
+CAUSES = {"bye": "bye", "node_lost": "node_lost"}
+CAUSES |= dict.fromkeys(("closed", "credentials", "idle"), "closed")
 
 
 @dataclass(frozen=True, slots=True)

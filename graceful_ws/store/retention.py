@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import reduce
 from operator import or_
+from types import MappingProxyType
 from typing import Any
 
-from django.db.models import Exists, F, Func, IntegerField, Min, OuterRef, Q, Sum
+from django.db.models import Exists, F, Func, IntegerField, Min, OuterRef, Q, QuerySet, Sum
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
@@ -19,6 +21,7 @@ from graceful_ws.models import (
     Node,
     OutboundMessage,
     Presence,
+    Sample,
     Session,
     Stream,
     StreamMessage,
@@ -33,19 +36,31 @@ YOUNG = 60.0  # seconds for which a message of a stream is kept in any case
 USED = 600.0  # seconds since its last message for which a stream is trimmed; later its age counts
 
 
-def expire() -> list[tuple[uuid.UUID, str]]:
-    """Ends sessions that nobody resumed in time. Returns (public id, consumer) of each."""
+def consumers() -> list[str]:
+    """The labels of the consumers that sessions wait for."""
+    detached = Session.objects.using(alias()).filter(state=Session.State.DETACHED)
+    return list(detached.order_by().values_list("consumer", flat=True).distinct())
+
+
+def expire(windows: Mapping[str, float] = MappingProxyType({})) -> list[tuple[uuid.UUID, str]]:
+    """Ends sessions that nobody resumed in time. ``windows`` has the seconds of those consumers, by
+    label, that differ from ``resume_window``. Returns (public id, consumer) of one batch."""
     now = timezone.now()
     gone = now - timedelta(seconds=settings.resume_window)
+    late = Q(left_at__lt=gone) & ~Q(consumer__in=list(windows))
+    for window in set(windows.values()):
+        labels = [label for label, seconds in windows.items() if seconds == window]
+        late |= Q(left_at__lt=now - timedelta(seconds=window), consumer__in=labels)
+    shortest = now - timedelta(seconds=min([settings.resume_window, *windows.values()]))
     unused = now - timedelta(seconds=settings.anonymous_unused)
     with writing() as using:
         sessions = Session.objects.using(using.alias)
         detached = sessions.filter(
             state=Session.State.DETACHED,
-            left_at__lt=max(gone, unused),  # said once more for the index
+            left_at__lt=max(shortest, unused),  # said once more for the index
         )
         due = detached.filter(
-            Q(left_at__lt=gone)
+            late
             | Q(
                 ~_any_of(Subscription),
                 ~_any_of(OutboundMessage),  # something waits for it
@@ -70,43 +85,79 @@ def _any_of(model: type[Subscription | OutboundMessage]) -> Exists:
     return Exists(model.objects.filter(session=OuterRef("pk")))
 
 
-def purge() -> int:
-    """Removes one batch of everything that may go; returns how many rows went.
+def purge(journal_age: float | None = None, ended_age: float | None = None) -> int:
+    """Removes one batch of everything that may go; returns how many rows went. Ages in seconds;
+    None takes the setting.
 
     Acknowledged messages are not its work: the round that notes the acknowledgement deletes them.
     """
-    now = timezone.now()
+    due = _due(journal_age, ended_age)
+    sessions = due.pop("sessions")
+    ids = list(sessions.values_list("pk", flat=True)[:BATCH])
+    removed = sum(map(_delete, due.values()))
+    if ids:
+        of_sessions = [rows.filter(session__in=ids).order_by("session") for rows in _parts()]
+        removed += sum(map(_delete, of_sessions))
+        if not any(rows.exists() for rows in of_sessions):
+            removed += _delete(Session.objects.using(alias()).filter(pk__in=ids))
+    return removed + cap() + _idle_streams(_ago(_or(ended_age, settings.ended_age)))
+
+
+def counts(journal_age: float | None = None, ended_age: float | None = None) -> dict[str, int]:
+    """How many rows may go now, by what they are; without what belongs to the sessions among them,
+    and without what the caps remove."""
+    return {name: rows.count() for name, rows in _due(journal_age, ended_age).items()}
+
+
+def _due(journal_age: float | None, ended_age: float | None) -> dict[str, QuerySet[Any]]:
+    """What may go, in the order of the index that finds it: by the primary key SQLite reads all."""
     using = alias()
-    old = now - timedelta(seconds=settings.journal_age)
-    ended = now - timedelta(seconds=settings.ended_age)
-    audited = now - timedelta(seconds=settings.audit_age)
-    sessions = Session.objects.using(using)
-    # It left before it ended, and that is what there is an index of.
-    over = sessions.filter(state=Session.State.ENDED, ended_at__lt=ended, left_at__lt=ended)
-    ids = list(over.order_by("left_at").values_list("pk", flat=True)[:BATCH])
-    messages = OutboundMessage.objects.using(using)
-    nodes = Node.objects.using(using)
-    gone = nodes.filter(state__in=(Node.State.STOPPED, Node.State.DEAD), beat_at__lt=ended)
-    streams = StreamMessage.objects.using(using)
-    audit = AuditEntry.objects.using(using)
-    of_sessions = [
-        model.objects.using(using).filter(session__in=ids).order_by("session")
-        for model in (OutboundMessage, InboundResult, Subscription, Presence)
-    ]
-    removed = sum(
-        _delete(rows)
-        for rows in (
-            # In the order of the index that finds them: by the primary key SQLite reads them all.
-            messages.filter(created_at__lt=old, seq__isnull=False).order_by("created_at"),
-            streams.filter(created_at__lt=old, seq__isnull=False).order_by("created_at"),
-            audit.filter(at__lt=audited).order_by("at"),
-            gone,
-            *(of_sessions if ids else ()),
-        )
-    )
-    if ids and not any(rows.exists() for rows in of_sessions):
-        removed += _delete(sessions.filter(pk__in=ids))
-    return removed + cap() + _idle_streams(ended)
+    old = _ago(_or(journal_age, settings.journal_age))
+    ended = _ago(_or(ended_age, settings.ended_age))
+    # A session left before it ended, and that is what there is an index of.
+    over = {"state": Session.State.ENDED, "ended_at__lt": ended, "left_at__lt": ended}
+    numbered = {"created_at__lt": old, "seq__isnull": False}
+    gone = {"state__in": (Node.State.STOPPED, Node.State.DEAD), "beat_at__lt": ended}
+    audited, sampled = _ago(settings.audit_age), _ago(settings.sample_age)
+    return {
+        "sessions": Session.objects.using(using).filter(**over).order_by("left_at"),
+        "messages": OutboundMessage.objects.using(using).filter(**numbered).order_by("created_at"),
+        "stream messages": (
+            StreamMessage.objects.using(using).filter(**numbered).order_by("created_at")
+        ),
+        "audit entries": AuditEntry.objects.using(using).filter(at__lt=audited).order_by("at"),
+        "samples": Sample.objects.using(using).filter(at__lt=sampled).order_by("at"),
+        "nodes": Node.objects.using(using).filter(**gone),
+    }
+
+
+def _parts() -> list[QuerySet[Any]]:
+    """What belongs to sessions."""
+    models = (OutboundMessage, InboundResult, Subscription, Presence)
+    return [model._base_manager.using(alias()).all() for model in models]
+
+
+def _or(age: float | None, setting: float) -> float:
+    return setting if age is None else age
+
+
+def count_session(public_id: uuid.UUID) -> int | None:
+    """How many rows a session has, its own among them; None when there is no such session."""
+    session = Session.objects.using(alias()).filter(uuid=public_id).first()
+    if session is None:
+        return None
+    return 1 + sum(rows.filter(session=session.pk).count() for rows in _parts())
+
+
+def remove_session(public_id: uuid.UUID) -> int:
+    """Removes a session that has ended, and what belongs to it; returns how many rows went."""
+    ended = Session.objects.using(alias()).filter(uuid=public_id, state=Session.State.ENDED)
+    removed = 0
+    for pk in list(ended.values_list("pk", flat=True)):
+        while some := sum(_delete(rows.filter(session=pk)) for rows in _parts()):
+            removed += some
+        removed += _delete(Session.objects.using(alias()).filter(pk=pk))
+    return removed
 
 
 def cap() -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Count
 
+from graceful_ws.conf import settings
 from graceful_ws.models import Session
 
 from .hello import Attach, Identity, hash_token
@@ -27,7 +30,7 @@ FOUND = (
 )
 TAKEN = (
     *("generation", "instance", "attempt", "node_id", "attached_at", "remote_address"),
-    *("user_agent", "resumes", "tries"),
+    *("user_agent", "resumes", "tries", "auth_hash", "session_key_hash"),
 )
 RETURNED = (
     ", ".join(f"{name} = {{{name}}}" for name in TAKEN)
@@ -77,9 +80,7 @@ class Owned:
     cause: str = ""  # of its absence
 
     def owned_by(self, identity: Identity) -> bool:
-        if self.user_id != identity.user_id or self.auth_hash != identity.auth_hash:
-            return False
-        return not self.session_key_hash or self.session_key_hash == identity.session_key_hash
+        return identity.owns(self.user_id, self.auth_hash, self.session_key_hash)
 
 
 def public_ids() -> Iterator[uuid.UUID]:
@@ -149,6 +150,30 @@ def existing(using: BaseDatabaseWrapper, hashes: Collection[bytes]) -> set[bytes
     return {bytes(token_hash) for (token_hash,) in _by_hash(using, ("token_hash",), hashes)}
 
 
+class Seats:
+    """How many sessions each user of a round has attached, on whatever node. Rounds of several
+    nodes at the same moment do not see each other's: together they may go a little over."""
+
+    def __init__(self, using: BaseDatabaseWrapper, entries: Iterable[Attach]) -> None:
+        self._limit = settings.connections_per_user
+        self._attached: Counter[Any] = Counter()
+        users = {one.identity.user_id for one in entries if self._limit} - {None}
+        if users:
+            rows = Session.objects.using(using.alias).filter(user_id__in=users)
+            attached = rows.filter(state=Session.State.ATTACHED).order_by()
+            self._attached.update(dict(attached.values_list("user_id").annotate(Count("pk"))))
+
+    def taken(self, entry: Attach) -> bool:
+        """Takes one for a session that was not attached; True when there is none left."""
+        user = entry.identity.user_id
+        if not self._limit or user is None:
+            return False
+        if self._attached[user] >= self._limit:
+            return True
+        self._attached[user] += 1
+        return False
+
+
 def insert(using: BaseDatabaseWrapper, made: Sequence[tuple[Owned, Attach]]) -> None:
     """Inserts new sessions and gives each its primary key."""
     rows = []
@@ -169,13 +194,20 @@ def insert(using: BaseDatabaseWrapper, made: Sequence[tuple[Owned, Attach]]) -> 
         session.id = ids[session.token_hash]
 
 
-def update(using: BaseDatabaseWrapper, changed: Iterable[tuple[Owned, Attach]]) -> None:
-    """Sessions have another connection now."""
+def update(
+    using: BaseDatabaseWrapper,
+    changed: Iterable[tuple[Owned, Attach]],
+    told: Sequence[tuple[datetime, int]] = (),
+) -> None:
+    """Sessions have another connection now; clients of ``told`` (when, primary key) came too late,
+    and hear of a gap."""
     rows = [
         (
             *(row.generation, row.instance, row.attempt, entry.node, row.attached_at),
-            *(entry.remote_address, entry.user_agent, row.resumes, row.tries, row.id),
+            *(entry.remote_address, entry.user_agent, row.resumes, row.tries),
+            *(row.auth_hash, row.session_key_hash, row.id),
         )
         for row, entry in changed
     ]
-    Batch(using).update(Session, TAKEN, ("id",), rows, sets=RETURNED, where="id = {id}").run()
+    batch = Batch(using).update(Session, TAKEN, ("id",), rows, sets=RETURNED, where="id = {id}")
+    batch.update(Session, ("told_at",), ("id",), told).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 
@@ -16,12 +16,19 @@ class Waker(Protocol):
     def left(self, sessions: Iterable[tuple[int, uuid.UUID | None]]) -> bool:
         """Messages wait for sessions (primary keys, and the nodes they are attached to)."""
 
+    def asked(self, nodes: Collection[uuid.UUID]) -> bool:
+        """These nodes have something to see in the database."""
+
 
 wakers: list[Waker] = []
 
 
 def published(stream: str) -> bool:
     return any(waker.published(stream) for waker in wakers)
+
+
+def asked(nodes: Collection[uuid.UUID]) -> bool:
+    return any(waker.asked(nodes) for waker in wakers)
 
 
 def left(sessions: Iterable[tuple[int, uuid.UUID | None]]) -> bool:

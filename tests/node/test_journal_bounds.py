@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from graceful_ws.models import Session
-from graceful_ws.node.journal import Journal
+from graceful_ws.node.journal import ROUND_BYTES, Journal
 from graceful_ws.node.waiting import Overloaded
 from graceful_ws.store.attach import StaleAttempt
 from graceful_ws.store.base import JournalUnavailable
@@ -34,6 +34,26 @@ from tests.support.databases import Database
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("database")
+
+
+# --- rounds -----------------------------------------------------------------------------------
+
+
+async def test_a_round_takes_no_more_text_than_the_database_takes_in_time(journal: Journal) -> None:
+    """PostgreSQL ends a transaction in which nothing arrives for long, and every try of the same
+    round would end like that."""
+    owners = [await store(attached) for _ in range(4)]
+    large = "x" * (ROUND_BYTES // 2)
+    async with writer_held(journal):
+        begun = journal.rounds
+        writes = [journal.submit(append(owner, large)) for owner in owners]
+        writes += [journal.submit(complete(owner, 1, large)) for owner in owners]
+        writes.append(journal.submit(append(owners[0], large * 3)))  # more than one round has
+        writes.append(journal.submit(append(owners[0], "small")))
+        await asyncio.sleep(0)
+    outcomes = await soon(asyncio.gather(*writes))
+    assert outcomes == [1] * 4 + [True] * 4 + [2, 3]
+    assert journal.rounds - begun >= 5
 
 
 # --- hellos -----------------------------------------------------------------------------------

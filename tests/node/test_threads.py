@@ -53,6 +53,20 @@ async def test_a_function_runs_in_a_thread_and_its_result_comes_back(threads: Th
     assert doubled == 42
 
 
+@pytest.mark.usefixtures("database")
+async def test_with_debug_the_log_of_queries_does_not_grow(threads: Threads, settings: Any) -> None:
+    """Django empties it when a request begins, and here none does."""
+    settings.DEBUG = True
+
+    def query() -> int:
+        logged = len(connection.queries_log)
+        assert not User.objects.exists()
+        assert len(connection.queries_log) == logged + 1
+        return logged
+
+    assert [await soon(threads.run(query)) for _ in range(3)] == [0, 0, 0]
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), OperationalError("x")])
 async def test_what_a_function_raises_comes_back(error: Exception, threads: Threads) -> None:
     def fails() -> None:

@@ -30,6 +30,7 @@ from graceful_ws import servers  # noqa: E402
 from graceful_ws.core.frames import wire  # noqa: E402
 from graceful_ws.node.flusher import Flusher  # noqa: E402
 from graceful_ws.node.outbox import Outbox  # noqa: E402
+from graceful_ws.node.stats import Stats  # noqa: E402
 
 was_late: dict[str, bool] = {}  # what was written when it should not be
 
@@ -51,6 +52,7 @@ class Connection:
             lambda gap: None,
             self._spawn,
             Flusher(),
+            Stats(),
             replay_rows=1,
             raw=True,
             write=None if self._write is None else self._written,

@@ -77,7 +77,7 @@ def complete(owner: Attached, seq: int, outcome: str | None = None, keep: int = 
 
 
 def detach(owner: Attached, *, end: bool = False) -> Detach:
-    return Detach(owner.session, owner.generation, end=end)
+    return Detach(owner.session, owner.generation, end=end, cause="bye" if end else "lost")
 
 
 def done(*entries: Entry) -> list[Any]:

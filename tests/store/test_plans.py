@@ -11,8 +11,16 @@ import pytest
 from django.utils import timezone
 
 from graceful_ws.models import OutboundMessage
-from graceful_ws.store import nodes, pending, presence, retention, rounds, streams
-from graceful_ws.store.attach import Attached, attach
+from graceful_ws.store import (
+    credentials,
+    nodes,
+    pending,
+    presence,
+    retention,
+    rounds,
+    streams,
+)
+from graceful_ws.store.attach import Attached, Identity, attach
 from graceful_ws.store.entries import Note, TakePending
 from graceful_ws.store.following import Audience, Publish, Subscribe, Unsubscribe
 from tests.store.kit import append, attached, complete, explain, hello, node, row
@@ -129,6 +137,9 @@ def work(owner: Attached) -> dict[str, Callable[[], Any]]:
         "expire": retention.expire,
         "purge": retention.purge,
         "attach": lambda: attach([hello(token=owner.token, attempt=2, pending_from=0), hello()]),
+        "attach of a user": lambda: attach([hello(identity=Identity(user_id=7))]),
+        "end of a user": lambda: credentials.end_all(7, "closed"),
+        "end of a login": lambda: credentials.end_login(7, "closed", "key", "hash"),
     }
 
 

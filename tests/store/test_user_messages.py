@@ -13,6 +13,7 @@ from graceful_ws.models import OutboundMessage, StreamMessage
 from graceful_ws.publishing import send_to_user
 from graceful_ws.store import nodes, pending, streams
 from graceful_ws.store.attach import Attached, Identity
+from graceful_ws.store.base import connection
 from graceful_ws.store.entries import TakePending
 from tests.store.kit import WITHIN, Elsewhere, attached, detach, done, messages, node, unnumbered
 
@@ -54,6 +55,43 @@ def test_every_session_of_the_user_gets_it_and_nobody_else(user: User) -> None:
     assert [inbox(one) for one in strangers] == [[], []]
     assert streams.waiting() == []
     assert not StreamMessage.objects.exists()
+
+
+def test_large_messages_are_copied_inside_the_database(user: User) -> None:
+    """A hundred copies of each would be a statement that PostgreSQL does not take."""
+    sessions = [session_of(user) for _ in range(5)]
+    large = ["\\" * 10_000, '"' * 10_000]
+    for text in large:
+        name = pending.leave_for_user(user.pk, text)
+    sent: list[str] = []
+
+    def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        sent.append(f"{sql} {params}")
+        return execute(sql, params, many, context)
+
+    with connection().execute_wrapper(note):
+        found = pending.hand_out(name)
+    assert found is not None
+    assert len(found) == 5
+    assert [inbox(one) for one in sessions] == [large] * 5
+    assert sum(map(len, sent)) < 10_000
+
+
+def test_many_messages_for_many_sessions_are_handed_out_in_several_transactions(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "COPIES", 5)
+    sessions = [session_of(user) for _ in range(2)]
+    name = left_for(user, *range(5))
+    handed = 0
+    while pending.hand_out(name) is not None:
+        handed += 1
+        assert inbox(sessions[0]) == inbox(sessions[1]) == list(map(str, range(5)))[: handed * 2]
+    assert handed == 3
+    monkeypatch.setattr(pending, "COPIES", 1)  # one message at least
+    name = left_for(user, 5)
+    assert pending.hand_out(name)
+    assert [inbox(one)[-1] for one in sessions] == ["5", "5"]
 
 
 def test_it_is_one_of_each_sessions_own_messages(user: User) -> None:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shutil
 import socket
 import time
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.core.management.base import (
-    BaseCommand,
-    CommandError,
-    CommandParser,
-    DjangoHelpFormatter,
-)
+from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 from django.utils import timezone
 from django.utils.timesince import timesince
@@ -26,6 +19,7 @@ from graceful_ws.conf import settings
 from graceful_ws.core.close_codes import cut_reason
 from graceful_ws.envelopes import NODES, node_envelope, nudge
 from graceful_ws.management.drains import Outcome, Watch, outcome_text, progress_text
+from graceful_ws.management.operators import OperatorCommand, user_name
 from graceful_ws.node.drain import RESERVE
 from graceful_ws.store import base, nodes
 from graceful_ws.validation import nearest, number_problem
@@ -57,19 +51,9 @@ exit status:
   130  interrupted; the drain goes on"""
 
 
-class _HelpFormatter(DjangoHelpFormatter, RawDescriptionHelpFormatter):
-    """Django's order of the options, and the lines of the text as they are."""
-
-
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = HELP
-    # An unrelated mistake in the settings must not stand between an operator and a drain.
-    requires_system_checks = []
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(
-            prog_name, subcommand, epilog=EXAMPLES, formatter_class=_HelpFormatter, **kwargs
-        )
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         add = parser.add_argument
@@ -176,7 +160,7 @@ class Command(BaseCommand):
     def _asker(
         self, ids: list[Any], request: dict[str, Any], *, undo: bool
     ) -> Callable[[], list[Any]]:
-        actor = f"{_user()}@{socket.gethostname()}"
+        actor = f"{user_name()}@{socket.gethostname()}"
 
         def ask() -> list[Any]:
             if undo:
@@ -323,13 +307,6 @@ def _explain(error: DatabaseError) -> str:
     except DatabaseError:
         pass  # the first error says more
     return f"The database {settings.database!r} does not answer as it should: {said}"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # containers run users that have no name
-        return str(os.getuid())
 
 
 def _can_encode(stream: Any, text: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError
 
+from graceful_ws.management.operators import refused, user_name
 from graceful_ws.store import nodes, streams
 
 
@@ -26,20 +26,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             count = streams.rotate_all()
-            nodes.audit("rotate_epochs", actor=_user(), reason=f"{count} streams")
+            nodes.audit("rotate_epochs", actor=user_name(), reason=f"{count} streams")
         except DatabaseError as error:
-            raise CommandError(
-                f"the database refused: {error}. Is it up, and has 'manage.py migrate' been run?"
-            ) from error
+            raise refused(error) from error
         if options["json"]:
             self.stdout.write(json.dumps({"rotated": count}))
         else:
             plural = "stream has" if count == 1 else "streams have"
             self.stdout.write(f"{count} {plural} a new epoch; clients are told when they resume.")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
