@@ -36,7 +36,7 @@ from graceful_ws.conf import settings
 from graceful_ws.core.close_codes import CLOSE_CODES, CloseCode, cut_reason
 from graceful_ws.envelopes import ask
 from graceful_ws.models import AuditEntry, Node, Session
-from graceful_ws.store import nodes
+from graceful_ws.store import delivery, nodes
 from graceful_ws.store.base import alias
 
 __all__ = ["AuditEntryAdmin", "LiveAdmin", "NodeAdmin", "SessionAdmin", "StreamAdmin"]
@@ -61,6 +61,7 @@ class SessionAdmin(AskingAdmin):
         "seen",
         "rtt",
         "unacked",
+        "oldest_unacked",
         "numbers",
         "remote_address",
         "resumes",
@@ -180,9 +181,27 @@ class SessionAdmin(AskingAdmin):
     def rtt(self, session: Session) -> str | None:
         return None if session.rtt_ms is None else f"{session.rtt_ms} ms"
 
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """What streams owe the sessions of the page, and since when: a query each."""
+        page = super().get_changelist_instance(request)
+        rows = list(page.result_list)
+        living = [row.pk for row in rows if row.state != Session.State.ENDED]
+        behind, oldest = delivery.behind(living), delivery.oldest_unacked(living)
+        for row in rows:
+            row.behind, row.oldest = behind.get(row.pk, 0), oldest.get(row.pk)
+        page.result_list = rows
+        return page
+
     @admin.display(description=_("unacked"), ordering=F("last_seq") - F("acked_seq"))
-    def unacked(self, session: Session) -> int:
-        return session.last_seq - session.acked_seq
+    def unacked(self, session: Session) -> str:
+        own = session.last_seq - session.acked_seq
+        behind = getattr(session, "behind", 0)
+        return f"{own} + {behind}" if behind else str(own)
+
+    @admin.display(description=_("oldest unacked"))
+    def oldest_unacked(self, session: Session) -> str | None:
+        oldest = getattr(session, "oldest", None)
+        return None if oldest is None else age(oldest)
 
     @admin.display(description=_("sent / acked / received"), ordering="last_seq")
     def numbers(self, session: Session) -> str:

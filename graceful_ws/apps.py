@@ -14,7 +14,7 @@ class GracefulWsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, logout  # noqa: F401  (checks registers the system checks)
+        from . import checks, checks_deploy, logout  # noqa: F401  (checks register themselves)
         from .node.drain import adapt_servers
 
         adapt_servers()

@@ -36,7 +36,7 @@ POOL_MIN_SIZE = 4  # of psycopg_pool, where nothing is said
 Apps = Sequence[AppConfig] | None
 
 
-def _message(problem: Problem, obj: Any = None) -> CheckMessage:
+def message_of(problem: Problem, obj: Any = None) -> CheckMessage:
     kind = Error if problem.id.startswith("E") else Warning
     return kind(problem.text, hint=problem.hint, obj=obj, id=f"graceful_ws.{problem.id}")
 
@@ -54,7 +54,7 @@ def check_settings(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage
                 "A client that resumes in between is told of a gap: raise journal_age.",
             )
         )
-    return [_message(problem) for problem in problems]
+    return [message_of(problem) for problem in problems]
 
 
 # --- consumers --------------------------------------------------------------------------------
@@ -70,10 +70,15 @@ def _subclasses(cls: type) -> Iterator[type]:
 @register("graceful_ws")
 def check_consumers(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage]:
     """Every consumer class that has been imported."""
+    found = [(cls, problem) for cls in consumer_classes() for problem in consumer_problems(cls)]
+    return [message_of(problem, cls) for cls, problem in found]
+
+
+def consumer_classes() -> list[Any]:
+    """Every subclass of GracefulConsumer that has been imported."""
     from graceful_ws.consumers import GracefulConsumer
 
-    classes = dict.fromkeys(_subclasses(GracefulConsumer))  # once, though there may be diamonds
-    return [_message(problem, cls) for cls in classes for problem in consumer_problems(cls)]
+    return list(dict.fromkeys(_subclasses(GracefulConsumer)))  # once, though there may be diamonds
 
 
 def consumer_problems(cls: Any) -> list[Problem]:
@@ -123,7 +128,7 @@ def consumer_problems(cls: Any) -> list[Problem]:
 def check_database(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage]:
     """The database that holds the tables. Nothing is asked of it, so this is no database check,
     which would only run when it is asked for."""
-    return [_message(problem) for problem in database_problems()]
+    return [message_of(problem) for problem in database_problems()]
 
 
 def database_problems() -> list[Problem]:
@@ -180,7 +185,7 @@ def _pool_problems(alias: str, pool: Any) -> list[Problem]:
         return []
     return [
         Problem(
-            "W006",
+            "W015",
             f"The pool of the database {alias!r} has {size} connections, and a node's threads keep"
             f" {needed}: the last ones wait in vain.",
             f'Set "max_size" to {needed} and what views need, or lower handler_threads.',
@@ -196,7 +201,7 @@ def check_servers(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage]
         ' GRACEFUL_WS["adapt_servers"] = False switches the adapters off.'
     )
     return [
-        _message(Problem("W003", f"{what} is not as expected: {consequence}.", hint))
+        message_of(Problem("W003", f"{what} is not as expected: {consequence}.", hint))
         for what, consequence in servers.missing.items()
     ]
 
@@ -204,7 +209,7 @@ def check_servers(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage]
 @register("graceful_ws")
 def check_channel_layer(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage]:
     """The layer that carries wake-ups between nodes."""
-    return [_message(problem) for problem in layer_problems()]
+    return [message_of(problem) for problem in layer_problems()]
 
 
 def layer_problems() -> list[Problem]:

@@ -114,7 +114,7 @@ def settings_problems(given: object) -> list[Problem]:
 
 def relation_problems(values: Mapping[str, Any]) -> list[Problem]:
     """What is wrong between values that are right by themselves; a missing name proves nothing."""
-    checks = (_heartbeat_problem, _drain_problem, _dead_problem)
+    checks = (_heartbeat_problem, _drain_problem, _dead_problem, _reclaim_problem)
     problems = []
     for check in checks:
         try:
@@ -161,4 +161,15 @@ def _dead_problem(values: Mapping[str, Any]) -> Problem | None:
         f"dead_after ({dead:g} s) is less than {BEATS_UNTIL_DEAD} x beat_interval ({beat:g} s).",
         "A node that is one beat late would be called dead: raise dead_after or lower"
         " beat_interval.",
+    )
+
+
+def _reclaim_problem(values: Mapping[str, Any]) -> Problem | None:
+    above = values["reclaim_above"]
+    if above <= 1:
+        return None
+    return Problem(
+        "E012",
+        f"reclaim_above ({above:g}) is a share of the memory limit, from 0 to 1.",
+        "Write 0.85 for 85 %; 0 reclaims nothing.",
     )

@@ -283,7 +283,7 @@ def test_pool_below_the_threads_of_a_node_warns(
         assert found() == []
     else:
         ((identifier, text, _),) = found()
-        assert identifier == "W006"
+        assert identifier == "W015"
         assert f"has {size} connections, and a node's threads keep 15" in text
 
 

@@ -214,13 +214,13 @@ class GracefulClient(Known):
         if self._connector.end is not None:
             raise self._connector.end
         message = self.session.queue(text, tries)
-        self._connector.wake()
+        self._connector.used()
         return message
 
     def volatile(self, data: Any) -> bool:
         """Sends ``data`` without a number; False when it was dropped for want of a connection."""
         sent = self.session.volatile(data)
-        self._connector.wake()
+        self._connector.used()
         return sent
 
     async def receive(self) -> MessageReceived:

@@ -24,12 +24,13 @@ from .events import (
     StateChanged,
     Welcomed,
 )
-from .migration import Migration
+from .migration import Hurry, Migration
 from .session import ClientSession
 from .socket import Ended, Socket
 
 logger = logging.getLogger("graceful_ws.client")
 
+RESUMED = frozenset({Advice.RESUME, Advice.PARK})
 LOOK_AGAIN = 1.0  # seconds, about, between two looks at breakers that others share
 CLOSE_TIMEOUT = 10.0  # seconds that a bye waits for the server's close
 
@@ -66,11 +67,12 @@ class Connector:
         self._window = 1.0  # until a server announces one
         self._stopping = asyncio.Lock()
         self._attempt = -1  # the number of the try that is under way
-        self._hurried = 0  # moves in a row of connections that were told to soon after the welcome
+        self._hurry = Hurry(backoff, random)
         self._retired: set[asyncio.Task[Any]] = set()
         self._migration: Migration | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._dial_now = asyncio.Event()
+        self._idle = False  # parked until the application sends something
         self.received = asyncio.Event()  # set with every frame, for those who wait for one
 
     @property
@@ -87,6 +89,12 @@ class Connector:
         """There may be something to send."""
         if self.socket is not None:
             self.socket.wake()
+
+    def used(self) -> None:
+        """The application sends something."""
+        self.wake()
+        if self._idle:
+            self._dial_now.set()
 
     # --- from outside -------------------------------------------------------------------------
 
@@ -176,6 +184,7 @@ class Connector:
             if self.socket is None:  # another client was faster, with shared breakers
                 continue
             socket, ended = await self._live()
+            self._dial_now.clear()
             if self.end is not None:
                 self._ended(socket, ended, final=True)
                 self.set_state(ClientState.CLOSED)
@@ -183,6 +192,8 @@ class Connector:
             attempt = max(0, self.backoff.next_attempt(self._attempt, ended.welcomed_for))
             if ended.code == CloseCode.TRY_AGAIN_LATER:
                 attempt = max(attempt, OVERLOADED_ATTEMPT)
+            # The server has better uses for a connection that nobody used, and nobody does now.
+            self._idle = advice(ended.code) is Advice.PARK and not self.session.waiting
             delay: float | None = None
             if self._stops(socket, ended):
                 self.end = SessionLost(ended.code, ended.reason)
@@ -194,20 +205,20 @@ class Connector:
             if delay is None:
                 self.set_state(ClientState.CLOSED)
                 return
-            slow = self.backoff.exhausted(attempt)
+            slow = self._idle or self.backoff.exhausted(attempt)
             state = ClientState.PARKED if slow else ClientState.WAITING
             self._attempt = await self._wait(state, attempt, delay)
 
     async def _wait(self, state: ClientState, attempt: int, delay: float) -> int:
         """Until the next try, whose number it returns: -1 when it was asked for."""
-        self._dial_now.clear()
         self.set_state(state)
         self._hear(RetryScheduled(attempt, delay))
         await asyncio.sleep(0)  # the loop has its turn, whoever asks for it at once
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._dial_now.wait()
-            return -1
+            attempt = -1
+        self._idle = False
         return attempt
 
     async def _until_allowed(self, attempt: int) -> None:
@@ -224,9 +235,13 @@ class Connector:
     def _delay(self, attempt: int, ended: Ended) -> float | None:
         """Seconds until the next try; None: no other."""
         lived = ended.welcomed_for or 0.0
-        if advice(ended.code) is Advice.RESUME and lived >= self.backoff.min_uptime > 0:
-            return self.random() * self.window  # nothing is wrong; only not all at once
-        delay = self.backoff.delay(attempt, self.random, self.window)
+        delay: float | None = self.backoff.parked(self.random)
+        if self._idle:
+            pass
+        elif advice(ended.code) in RESUMED and lived >= self.backoff.min_uptime > 0:
+            delay = self.random() * self.window  # nothing is wrong; only not all at once
+        else:
+            delay = self.backoff.delay(attempt, self.random, self.window)
         return None if delay is None else max(delay, ended.retry_after)
 
     async def _live(self) -> tuple[Socket, Ended]:
@@ -325,20 +340,9 @@ class Connector:
         if self._migration is None:
             assert self.socket is not None
             self.endpoints.put_aside(self.socket.url)
-            self._migration = Migration(self, event, not_before=self._hurry(self.socket))
-
-    def _hurry(self, socket: Socket) -> float:
-        """Seconds to stay at least. Told to move right after the welcome, once is a node that was
-        about to drain; servers that go on like that must not be dialled as fast as they answer."""
-        lived = now() - (socket.welcomed_at or now())
-        if lived >= self.backoff.min_uptime:
-            self._hurried = 0
-            return 0.0
-        self._hurried += 1
-        if self._hurried == 1:
-            return 0.0
-        attempt = min(self._hurried - 1, self.backoff.max_retries) - 1
-        return self.backoff.delay(attempt, self.random, self.window) or 0.0
+            lived = now() - (self.socket.welcomed_at or now())
+            stay = self._hurry.least_stay(lived, self.window)
+            self._migration = Migration(self, event, not_before=stay)
 
     def set_state(self, state: ClientState) -> None:
         if state is not self.state:

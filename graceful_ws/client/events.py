@@ -152,9 +152,12 @@ class Superseded:
 
 @dataclass(frozen=True, slots=True)
 class ErrorTold:
+    """The server complains. ``retry_after``: seconds to stay away when it closes now."""
+
     code: str
     detail: str
     seq: int | None
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class Link:
         self.gap_told = False  # the loss of the session has been told already
         self.superseded_by_self = False
         self.silence: float | None = None  # seconds after which a silent server is gone
+        self.away_until = 0.0  # the next try comes no sooner
         self.reconnect_window = 1.0  # seconds, until a welcome says
         self._head = 0
         self._seen: dict[str | None, int] = {}  # numbers that came on this link, copies too
@@ -102,6 +103,8 @@ class Link:
                     events += self._nack(frame, now)
                 elif kind == "pong":
                     events += self._pong(frame, now)
+                elif kind == "error":
+                    events += self._error(frame, now)
                 elif kind in _HANDLERS:
                     events += _HANDLERS[kind](self, frame)
         except ProtocolError as error:
@@ -127,7 +130,9 @@ class Link:
 
     def _message(self, frame: dict[str, Any], size: int) -> list[Event]:
         session, data = self.session, frame["data"]
-        seq, stream = int(frame["seq"]), cast("str | None", frame.get("stream"))
+        seq, stream = frame["seq"], cast("str | None", frame.get("stream"))
+        if type(seq) is not int:  # no text, no fraction, no truth
+            raise ValueError(f"{seq!r} is no number of a message")
         track = session.own if stream is None else session.streams.get(stream)
         if stream is not None and track is None:
             # The subscription's own frame was lost with an earlier connection.
@@ -213,8 +218,12 @@ class Link:
         self.session.streams.pop(frame.stream, None)
         return [Unsubscribed(frame.stream)]
 
-    def _error(self, frame: frames.Error) -> list[Event]:
-        return [ErrorTold(frame.code, frame.detail, frame.seq)]
+    def _error(self, frame: frames.Error, now: float) -> list[Event]:
+        retry_after = None
+        if frame.retry_after is not None:
+            retry_after = within(frame.retry_after / 1000, MOST_RETRY_AFTER)
+            self.away_until = now + retry_after
+        return [ErrorTold(frame.code, frame.detail, frame.seq, retry_after)]
 
     def _volatile(self, frame: dict[str, Any]) -> list[Event]:
         return [VolatileReceived(frame["data"])]
@@ -264,6 +273,7 @@ class Link:
             self._pinged = (int(now * 1000), now)
             out.append(frames.encode(frames.ClientPing(self._pinged[0])))
         if self._ack_due is not None and now >= self._ack_due:
+            self._ack_due = now + ACK_INTERVAL  # if it may not be said now
             seq, streams = self._take_acks()
             if seq is not None or streams:
                 out.append(frames.encode(frames.ClientAck(seq, streams)))
@@ -279,7 +289,6 @@ class Link:
         what is acknowledged may be deleted."""
         session = self.session
         if session.unanswered:
-            self._ack_due = None
             return None, {}
         own: int | None = None
         streams: dict[str, int] = {}
@@ -335,6 +344,5 @@ _HANDLERS: dict[str, Callable[[Link, Any], list[Event]]] = {
     "superseded": Link._superseded,
     "subscribed": Link._subscribed,
     "unsubscribed": Link._unsubscribed,
-    "error": Link._error,
     "volatile": Link._volatile,
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from graceful_ws.core.close_codes import CloseCode
-from graceful_ws.core.retry import OVERLOADED_ATTEMPT
+from graceful_ws.core.close_codes import Advice, CloseCode, advice
+from graceful_ws.core.retry import OVERLOADED_ATTEMPT, Backoff
 
 from .dialer import now
 from .events import Draining
@@ -22,12 +23,31 @@ logger = logging.getLogger("graceful_ws.client")
 MARGIN = 4.0  # seconds before the server closes, at which what is unacknowledged is left behind
 
 
+class Hurry:
+    """Servers that welcome and tell to move must not be dialled as fast as they answer."""
+
+    def __init__(self, backoff: Backoff, random: Callable[[], float]) -> None:
+        self._backoff = backoff
+        self._random = random
+        self._moves = 0  # in a row, of connections that were told to soon after the welcome
+
+    def least_stay(self, lived: float, window: float) -> float:
+        """Seconds to stay at least, told to move ``lived`` seconds after the welcome. Soon after,
+        once is a node that was about to drain."""
+        self._moves = 0 if lived >= self._backoff.min_uptime else self._moves + 1
+        if self._moves <= 1:
+            return 0.0
+        attempt = min(self._moves - 1, self._backoff.max_retries) - 1
+        return self._backoff.delay(attempt, self._random, window) or 0.0
+
+
 class Migration:
     """One drain notice: wait for the slot, stop sending, wait until nothing is unacknowledged
     (else a handler in flight would be started a second time), then dial and say hello.
 
     Until the successor's welcome the old connection stays; refused, it goes on as before, and the
-    next try comes after the back-off, as long as the old connection lasts.
+    next try comes after the back-off, as long as the old connection lasts. Refused with a code that
+    says stop, there is no next try: what it means is seen when the old connection has ended.
     """
 
     def __init__(self, connector: Connector, drain: Draining, *, not_before: float = 0.0) -> None:
@@ -71,6 +91,8 @@ class Migration:
                     session.holding = False
                     connector.wake()
             if moved:
+                return
+            if ended is not None and advice(ended.code) is Advice.STOP:
                 return
             retry_after = 0.0 if ended is None else ended.retry_after
             if ended is not None and ended.code == CloseCode.TRY_AGAIN_LATER:

@@ -170,8 +170,9 @@ class Socket:
                 sender.cancel()
             if left := [task for task in (sender, self._closing) if task is not None]:
                 await asyncio.wait(left)
-        lived = None if self.welcomed_at is None else self._loop.time() - self.welcomed_at
-        return Ended(code, reason, lived, opened=True)
+        now = self._loop.time()
+        lived = None if self.welcomed_at is None else now - self.welcomed_at
+        return Ended(code, reason, lived, True, max(0.0, self.link.away_until - now))
 
     async def _open(self) -> ClientConnection:
         options = self._options

@@ -2,7 +2,7 @@
 
 Private codes go by range, so that an old client obeys a code that it has never seen:
 
-* 41xx resume now
+* 41xx resume now (4106 alone: resume later)
 * 42xx resume after back-off
 * 43xx start a new session and reload state
 * 44xx put the cause right (say hello in time, refresh credentials), then resume
@@ -62,6 +62,7 @@ class Advice(StrEnum):
     """What a client does after a connection that ended with a code."""
 
     RESUME = "resume"  # at once, spread over the reconnect window
+    PARK = "park"  # resume in the slow lane, or as soon as there is something to say
     BACK_OFF = "back_off"  # resume after the back-off of a failure
     NEW_SESSION = "new_session"  # drop the token, reload state
     REFRESH = "refresh"  # put the cause right, then resume
@@ -132,7 +133,7 @@ CLOSE_CODES: dict[CloseCode, Meaning] = {
         Sender.SERVER, Advice.RESUME, "no application messages for idle_timeout"
     ),
     CloseCode.RECLAIMED: Meaning(
-        Sender.SERVER, Advice.RESUME, "an idle connection closed under memory pressure"
+        Sender.SERVER, Advice.PARK, "an idle connection closed under memory pressure"
     ),
     CloseCode.LIMIT_EXCEEDED: Meaning(
         Sender.SERVER, Advice.BACK_OFF, "more messages unacknowledged, or faster, than allowed"

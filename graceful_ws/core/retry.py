@@ -40,10 +40,14 @@ class Backoff:
         if self.exhausted(attempt):
             if self.when_exhausted == "stop":
                 return None
-            return self.parked_delay * (0.5 + random())
+            return self.parked(random)
         # Beyond 2**60 the cap decides anyway, and a float overflows soon after 2**1000.
         growing = min(self.max_delay, self.base_delay * 2.0 ** min(attempt, 60))
         return growing + random() * max(1.0, window)
+
+    def parked(self, random: Callable[[], float]) -> float:
+        """Seconds between tries in the slow lane."""
+        return self.parked_delay * (0.5 + random())
 
     def exhausted(self, attempt: int) -> bool:
         """Whether try ``attempt`` comes after the growing delays: parked, or the end."""

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -48,15 +49,15 @@ class Inbox:
 
     __slots__ = (
         *("_completing", "_copies", "_items", "_live", "_open", "_room", "_suspicious", "_task"),
-        *("_time", "bucket", "intake"),
+        *("bucket", "intake"),
     )
 
     def __init__(self, live: LiveConnection) -> None:
-        limits, self._time = live.limits, live.node.loop.time
+        limits = live.limits
         self.intake = Intake(limits.unacked, limits.unacked_bytes)
         self.bucket: Bucket | None = None
         if limits.message_rate > 0:
-            self.bucket = Bucket(limits.message_rate, limits.message_burst, self._time())
+            self.bucket = Bucket(limits.message_rate, limits.message_burst, monotonic())
         self._copies = limits.unacked  # that may come without being asked for
         self._live = live
         self._items: list[tuple[int | None, Any]] = []  # (number, data) or (None, call)
@@ -98,13 +99,13 @@ class Inbox:
 
     def charge(self) -> None:
         """What has no credit, and so cannot wait, takes a token. Raises ProtocolError 4201."""
-        if self.bucket is not None and self.bucket.take(self._time()):
+        if self.bucket is not None and self.bucket.take(monotonic()):
             raise ProtocolError(CloseCode.LIMIT_EXCEEDED, "more messages than message_rate")
 
     async def wait_token(self) -> None:
         """Returns with a token, or when the connection closes."""
         while self._open and self._live.is_open and self.bucket is not None:
-            wait = self.bucket.take(self._time())
+            wait = self.bucket.take(monotonic())
             if not wait:
                 return
             await self._pause(min(wait, LOOK_UP))
@@ -163,7 +164,7 @@ class Inbox:
         try:
             while self._items:
                 if self._items[0][0] is not None and self.bucket is not None:
-                    wait = self.bucket.take(self._time())
+                    wait = self.bucket.take(monotonic())
                     if wait:
                         await self._pause(wait)
                         continue  # they may be gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from graceful_ws.core import frames
@@ -83,8 +84,8 @@ class Reader:
 
     def _tell_limit(self, detail: str) -> None:
         """A new connection has a new bucket: so it is told to come when this one is full again."""
-        bucket, now = self._live.inbox.bucket, self._live.node.loop.time()
-        seconds = 0.0 if bucket is None else bucket.full_in(now)
+        bucket = self._live.inbox.bucket
+        seconds = 0.0 if bucket is None else bucket.full_in(monotonic())
         after = round(min(max(seconds, RETRY_AFTER), LONGEST) * 1000)
         self._live.control(frames.encode(frames.Error("rate", detail, retry_after=after)))
 

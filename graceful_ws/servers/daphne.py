@@ -145,7 +145,6 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.flow = Outflow()
         self._inflow: Inflow | None = None  # of a connection that has a limit
-        self._deaf = False
 
     def onOpen(self) -> None:
         if self._inflow is not None:
@@ -158,15 +157,11 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
         """Autobahn's own formats and colours a line for its debug log first, for each message and
         whether anybody wants it or not."""
         self._dataReceived(data)
-        if self.state == self.STATE_CONNECTING and len(getattr(self, "data", b"")) > EARLY:
-            self._inflow = self._inflow or Inflow(self)
-            self._inflow.hold()  # until the application has accepted
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        if self._deaf:
-            return
-        super().onMessage(payload, isBinary)
-        if self._inflow is not None and self.application_queue.qsize() > MOST:
+        if self.state == self.STATE_CONNECTING:
+            if len(getattr(self, "data", b"")) > EARLY:
+                self._inflow = self._inflow or Inflow(self)
+                self._inflow.hold()  # until the application has accepted
+        elif self._inflow is not None and self.application_queue.qsize() > MOST:
             self._inflow.hold_until_taken(self.application_queue)
 
     def handle_reply(self, message: dict[str, Any]) -> None:
@@ -201,7 +196,7 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
         if not _is_sendable(code):
             raise ValueError(f"close code {code} must not be sent (RFC 6455, 7.4)")
         self.sendCloseFrame(code=code, reasonUtf8=cut_reason(reason or "").encode())
-        self._deaf = True
+        self.onMessage = _nothing  # what comes behind our close is for nobody
         if self._inflow is not None:
             self._inflow.go_on()  # for the peer's answer
 
@@ -288,6 +283,10 @@ def _is_empty(transport: Any) -> bool:
         and not getattr(transport, "dataBuffer", True)
         and not getattr(transport, "_tempDataBuffer", True)
     )
+
+
+def _nothing(payload: bytes, isBinary: bool) -> None:
+    pass
 
 
 class _Denial:

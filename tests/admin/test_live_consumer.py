@@ -18,7 +18,7 @@ from graceful_ws.models import Node, Sample, Session
 from tests.admin.rows import make_node, make_session
 from tests.admin.test_live_history import figures
 from tests.browser.kit import SETTINGS
-from tests.support.raw import Raw, again
+from tests.support.raw import again
 from tests.support.servers import Site
 from tests.support.visitor import Visitor
 

@@ -116,7 +116,7 @@ def test_longer_steps_for_samples_that_are_further_apart() -> None:
 
 @pytest.mark.usefixtures("node_installed")
 def test_page_goes_on_as_the_server_would_have() -> None:
-    """Half of the samples to the server and the rest to the page, or all to the server: the same."""
+    """Half of the samples to the server and the rest to the page, or all to the server."""
     samples: list[tuple[str, str, float, dict[str, Any]]] = []
     for i in range(40):
         for node, name in (("a", "node-1"), ("b", "node-2")):

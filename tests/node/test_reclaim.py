@@ -29,9 +29,11 @@ LIMIT = 1000 * reclaim.EACH
 
 
 class Quiet(GracefulConsumer):
+    handler_timeout = 0.5
+
     async def receive_json(self, content: Any) -> None:
         if content == "wait":
-            await asyncio.Event().wait()
+            await asyncio.sleep(60)
 
 
 class Light(Quiet):
@@ -126,9 +128,7 @@ async def test_longest_idle_go_first_and_no_more_than_it_takes(node: Node, used:
         assert node.stats.closes[4106] == 4
 
 
-async def test_nothing_goes_below_the_share_and_the_share_is_told(
-    node: Node, used: Memory
-) -> None:
+async def test_nothing_goes_below_the_share_and_the_share_is_told(node: Node, used: Memory) -> None:
     async with connected(node, 3) as peers:
         used.rest = int(0.849 * LIMIT)
         await look(node)
@@ -203,7 +203,7 @@ async def test_database_that_fails_costs_the_audit_entries_and_nothing_else(
 async def test_node_that_drains_reclaims_nothing(node: Node, used: Memory) -> None:
     used.rest = LIMIT
     async with connected(node, 2) as peers:
-        node.start_drain(DrainOptions(observe=60.0))
+        node.start_drain(DrainOptions(60.0, 1.0, 1.0, 90.0))
         await look(node)
         assert codes(peers) == [None, None]
         assert node.drain is not None

@@ -12,6 +12,7 @@ const [{ GracefulSocket }, { History, quantile }, { Chart, short }, { Nodes, Ses
 const LOOK = 5000; // between two questions, while somebody looks
 const TYPED = 300; // after the last key of a search
 const TICK = 1000; // ages count up
+const DRAW = 2000; // charts go on
 const FINE = 60; // up to so many steps each has its own bar; beyond, four share one
 const GROUPED = 4;
 const LEAST = 20; // steps that a chart of a young site has
@@ -300,7 +301,7 @@ setInterval(() => {
   showState();
   if (!document.hidden) showNow();
 }, TICK);
-setInterval(() => document.hidden || drawCharts(), LOOK);
+setInterval(() => document.hidden || drawCharts(), DRAW);
 
 showState();
 socket.connect();
