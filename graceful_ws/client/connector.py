@@ -235,13 +235,11 @@ class Connector:
     def _delay(self, attempt: int, ended: Ended) -> float | None:
         """Seconds until the next try; None: no other."""
         lived = ended.welcomed_for or 0.0
-        delay: float | None = self.backoff.parked(self.random)
+        delay = self.backoff.delay(attempt, self.random, self.window)
         if self._idle:
-            pass
+            delay = self.backoff.parked(self.random)
         elif advice(ended.code) in RESUMED and lived >= self.backoff.min_uptime > 0:
             delay = self.random() * self.window  # nothing is wrong; only not all at once
-        else:
-            delay = self.backoff.delay(attempt, self.random, self.window)
         return None if delay is None else max(delay, ended.retry_after)
 
     async def _live(self) -> tuple[Socket, Ended]:
