@@ -147,6 +147,15 @@ def database_problems() -> list[Problem]:
                 'Set GRACEFUL_WS["database"] to the alias of a PostgreSQL or SQLite database.',
             )
         ]
+    if not connection.settings_dict.get("AUTOCOMMIT", True):
+        return [
+            Problem(
+                "E013",
+                f"The database {alias!r} has AUTOCOMMIT off: what is read and written outside of"
+                " transactions would stay in one for ever.",
+                f"Leave AUTOCOMMIT out of DATABASES[{alias!r}], or keep the tables in another.",
+            )
+        ]
     if connection.vendor != "sqlite":
         return _pool_problems(alias, connection.settings_dict["OPTIONS"].get("pool"))
     if connection.is_in_memory_db():  # type: ignore[attr-defined]

@@ -147,7 +147,8 @@ def _key(user: Any) -> Any:
     try:
         field = get_user_model()._meta.pk
         found = None if isinstance(key, bool | float) else field.to_python(key)
-        field.run_validators(found)
+        if key is user:  # a value that a form would take need not be one that was saved
+            field.run_validators(found)
     except (ValidationError, TypeError):
         found = None
     if found is None:

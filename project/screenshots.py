@@ -187,14 +187,12 @@ async def take_all(camera: Camera, site: Supervisor, password: str, minutes: flo
 
 
 async def main(directory: Path, minutes: float) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     password = secrets.token_urlsafe(9)
     first = free_port()
     ports = [first, free_port()]
     with tempfile.TemporaryDirectory() as home:
         site = Supervisor(Path(home), ports, password=password, say=print)
-        (profile := Path(home) / "browser").mkdir()
-        async with site, crowd(ports), Browser(profile) as browser:
+        async with site, crowd(ports), Browser(Path(home)) as browser:
             camera = Camera(browser, directory, f"http://127.0.0.1:{first}")
             await take_all(camera, site, password, minutes)
 
@@ -204,4 +202,5 @@ if __name__ == "__main__":
     parser.add_argument("--directory", type=Path, default=ROOT / "docs/images")
     parser.add_argument("--minutes", type=float, default=6.0, help="of talk before the pictures")
     arguments = parser.parse_args()
+    arguments.directory.mkdir(parents=True, exist_ok=True)
     asyncio.run(main(arguments.directory, arguments.minutes))

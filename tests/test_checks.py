@@ -355,3 +355,10 @@ def test_unknown_layer_alias_names_the_nearest_one() -> None:
         ((identifier, _, hint),) = found(channel_layer="wakeup")
         assert (identifier, hint) == ("E011", "Did you mean 'wakeups'?")
         assert found() == []  # none for us: nodes poll
+
+
+def test_a_database_without_autocommit_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "AUTOCOMMIT", False)
+    assert "E013" in ids()

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from channels.layers import channel_layers
-from django.db import OperationalError, transaction
+from django.apps.registry import Apps
+from django.db import OperationalError, models, transaction
 
 from graceful_ws import publishing
 from graceful_ws.envelopes import said, stream_group
 from graceful_ws.models import StreamMessage
 from graceful_ws.publishing import aonline, apublish, asend_to_user, publish
-from graceful_ws.store import streams, wakers
+from graceful_ws.store import pending, streams, wakers
 from graceful_ws.store.streams import Numbered
 from tests.store.kit import stream_rows, unnumbered
 
@@ -141,3 +142,27 @@ async def test_coroutines_have_the_same(monkeypatch: pytest.MonkeyPatch) -> None
         await apublish("user:1", 1)
     with pytest.raises(ValueError, match="user"):
         await asend_to_user(None, 1)
+
+
+def test_a_saved_user_is_one_whatever_a_form_would_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Member(models.Model):
+        email = models.EmailField(primary_key=True)
+
+        class Meta:
+            apps = Apps()
+            app_label = "tests"
+
+        def __str__(self) -> str:
+            return self.email
+
+    monkeypatch.setattr(publishing, "get_user_model", lambda: Member)
+    assert publishing._key(Member(pk="a@b.c")) == "a@b.c"
+    assert publishing._key("ada@example.com") == "ada@example.com"
+    for nobody in ("a@b.c", Member(pk=None), None):
+        with pytest.raises(ValueError, match="no user"):
+            publishing._key(nobody)
+
+
+def test_a_primary_key_that_finds_no_room_is_refused_on_every_database() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        pending.leave_for_user("x" * streams.NAME_BYTES, "1")

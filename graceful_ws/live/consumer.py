@@ -42,8 +42,8 @@ class LiveConsumer(GracefulConsumer):
     ``{"type": "sessions", "search", "order"}`` what is not published. Asked by a numbered message
     the answer is its result; by a volatile one it is a volatile message, which nobody keeps.
 
-    Who may not look, or not any more, is closed 4401, within ``LOOK`` seconds: their page has to log
-    in. Every question and every resume asks again.
+    Who may not look, or not any more, is closed 4401, within ``LOOK`` seconds: their page has to
+    log in. Every question and every resume asks again.
     """
 
     streams = [LIVE]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 SPAN = 3600  # seconds that are shown
@@ -70,6 +71,13 @@ class History:
         if any(new):
             known = self._rtt[step] or [0] * len(new)
             self._rtt[step] = [a + b for a, b in zip(known, new, strict=True)]
+
+    def end(self, node: Any, at: float) -> None:
+        """The node was there until then: from the next step on it has no connections."""
+        row = self._connections.get(node)
+        after = max(0, self._step_of(at) + 1)
+        if row is not None and after < self.count:
+            row[after] = 0
 
     def _step_of(self, at: float) -> int:
         return int((at - self.start) // self.step)
@@ -136,9 +144,17 @@ def _sums(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> dict[str, l
     return {key: _sum(one[key], other[key]) for key in one}
 
 
-def build(samples: Iterable[tuple[Any, str, float, Figures]], now: float, step: int) -> History:
-    """From (node, name, when, figures), the oldest first; ``step`` in seconds."""
+def build(
+    samples: Iterable[tuple[Any, str, float, Figures]],
+    now: float,
+    step: int,
+    ends: Mapping[Any, float] = MappingProxyType({}),
+) -> History:
+    """From (node, name, when, figures), the oldest first; ``step`` in seconds; ``ends``: until when
+    nodes were there that are no more."""
     history = History(now, step=step * 1000)
     for sample in samples:
         history.add(*sample)
+    for node, at in ends.items():
+        history.end(node, at)
     return history

@@ -69,7 +69,9 @@ def _ms(moment: datetime) -> int:
 def _history(now: datetime) -> tuple[dict[str, Any], dict[str, tuple[int, dict[str, Any]]]]:
     """The hour, and the last sample of each node."""
     step = max(history.STEP, math.ceil(settings.sample_interval))
-    names = dict(Node.objects.using(alias()).values_list("pk", "name"))
+    rows = list(Node.objects.using(alias()).values_list("pk", "name", "state", "beat_at"))
+    names = {pk: name for pk, name, _, _ in rows}
+    ends = {pk: _ms(beat_at) for pk, _, state, beat_at in rows if state not in store.LIVE}
     last: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def found() -> Iterator[tuple[uuid.UUID, str, int, dict[str, Any]]]:
@@ -79,7 +81,7 @@ def _history(now: datetime) -> tuple[dict[str, Any], dict[str, tuple[int, dict[s
             last[str(node)] = _ms(at), _short(figures)
             yield node, names.get(node, "?"), _ms(at), figures
 
-    return history.build(found(), _ms(now), step).as_dict(), last
+    return history.build(found(), _ms(now), step, ends).as_dict(), last
 
 
 def _short(figures: dict[str, Any]) -> dict[str, Any]:

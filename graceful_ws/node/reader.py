@@ -171,5 +171,6 @@ def _check_hello(hello: frames.Hello) -> None:
     if hello.version != frames.VERSION:
         raise ProtocolError(CloseCode.VERSION, f"this server speaks version {frames.VERSION}")
     numbers = (hello.attempt, hello.last_seq_id or 0, hello.pending_from or 1)
-    if not (1 <= len(hello.instance) <= 64 and all(0 <= n <= frames.MAX_SEQ for n in numbers)):
+    named = 1 <= len(hello.instance) <= 64 and "\0" not in hello.instance  # PostgreSQL refuses it
+    if not (named and all(0 <= n <= frames.MAX_SEQ for n in numbers)):
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, "hello out of bounds")

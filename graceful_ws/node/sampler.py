@@ -45,10 +45,14 @@ class Sampler:
             listener(node)
         now = node.loop.time()
         due = now - self._kept_at >= settings.sample_interval
+        published = False
         try:
-            published = await node.services.run(
-                lambda figures: samples.keep(node.id, figures, sample=due), self.figures()
-            )
+            watched = await node.services.run(samples.is_watched)
+            if due or watched:  # to count thousands of connections takes a while
+                figures = self.figures()
+                published = await node.services.run(
+                    lambda: samples.keep(node.id, figures, sample=due, publish=watched)
+                )
         except OUTAGES as error:
             logger.info("figures are not kept: %s", error)
             return

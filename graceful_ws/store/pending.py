@@ -51,6 +51,8 @@ def leave_for_user(user: Any, data: str) -> str:
     """Keeps a message for a user (primary key), in the caller's transaction if there is one.
     Returns the name under which it waits."""
     name = f"{USER}{user}"
+    if len(name) > streams.NAME_BYTES:
+        raise ValueError(f"the primary key of user {user!r} is too long for send_to_user")
     streams.leave(name, data)
     return name
 

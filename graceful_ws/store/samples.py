@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import F, Sum
+from django.db.models import F, Min, Sum
 from django.utils import timezone
 
 from graceful_ws.models import Node, OutboundMessage, Sample, Session, Subscription
@@ -36,19 +36,16 @@ COLUMNS = (
 )
 
 
-def keep(node: uuid.UUID, figures: dict[str, Any], *, sample: bool) -> bool:
-    """Keeps the figures of a node if a sample is due, and publishes them if somebody watches.
-    True when they were published: the stream is to be numbered."""
-    watched = is_watched()
-    if not (sample or watched):
-        return False
+def keep(node: uuid.UUID, figures: dict[str, Any], *, sample: bool, publish: bool) -> bool:
+    """Keeps the figures of a node as a sample, or publishes them to whoever watches, or both. True
+    when they were published: the stream is to be numbered."""
     now = timezone.now()
     with writing() as using:
         if sample:
             Sample.objects.using(using.alias).create(
                 node_id=node, at=now, figures=json.dumps(figures)
             )
-        if not watched:
+        if not publish:
             return False
         row = Node.objects.using(using.alias).filter(pk=node).values(*COLUMNS).first()
         if row is None:
@@ -117,6 +114,8 @@ def oldest_unacked() -> float | None:
     rows = OutboundMessage.objects.using(alias()).filter(
         seq__gt=F("session__acked_seq"),
         session__state__in=(Session.State.ATTACHED, Session.State.DETACHED),
+        session__last_seq__gt=F("session__acked_seq"),  # said once more: few sessions are behind
     )
-    oldest = rows.order_by("created_at").values_list("created_at", flat=True).first()
+    # Not the first one by age: before it stand all that ended sessions have left.
+    oldest = rows.aggregate(oldest=Min("created_at"))["oldest"]
     return None if oldest is None else (timezone.now() - oldest).total_seconds()

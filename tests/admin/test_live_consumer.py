@@ -177,7 +177,9 @@ def test_snapshot_is_bounded() -> None:
 @pytest.mark.usefixtures("database")
 def test_nodes_that_serve_come_before_those_that_went() -> None:
     make_node("a", state="dead")
-    make_node("b", state="draining", drain_progress='{"phase": "notifying", "remaining": 3}')
+    progress = '{"phase": "notifying", "remaining": 3}'
+    long_ago = timezone.now() - timedelta(hours=2)  # it may be frozen, or its clock wrong
+    make_node("b", state="draining", drain_progress=progress, beat_at=long_ago)
     listed = snapshot.totals()["nodes"]
     assert [(node["name"], node["is_live"]) for node in listed] == [("b", True), ("a", False)]
     assert listed[0]["drain"] == {"phase": "notifying", "remaining": 3}

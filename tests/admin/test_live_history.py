@@ -79,6 +79,12 @@ def test_a_node_that_falls_silent_is_held_for_two_steps() -> None:
     assert known == [9, 9, 9]
 
 
+def test_a_node_that_ended_is_not_held_beyond_its_last_beat() -> None:
+    samples = [("a", "node-1", ago(38), figures(9)), ("b", "node-2", ago(8), figures(9))]
+    history = build(samples, NOW, 15, ends={"a": ago(37), "unknown": ago(1)}).as_dict()
+    assert history["nodes"]["node-1"]["connections"][-4:] == [None, 9, 0, 0]
+
+
 def test_closes_and_resumes_are_counted_by_what_they_were() -> None:
     before = figures(closes={"1006": 2}, hellos=[["new", "", 5], ["resumed", "lost", 1]])
     after = figures(
@@ -151,6 +157,8 @@ def test_page_goes_on_as_the_server_would_have() -> None:
         history.add({{ id, name }}, at, figures);
         history.add({{ id, name }}, at, figures); // a copy changes nothing
       }}
+      const [[id, name, at, figures]] = {json.dumps(rest)};
+      history.add({{ id, name }}, at, figures); // nor does what is late
       history.roll({NOW});
       const quantiles = [0, 0.5, 0.99].map((part) => quantile([0, 10, 0, 10], [1, 2, 4], part));
       console.log(JSON.stringify({{ ...history, last: null, quantiles }}));

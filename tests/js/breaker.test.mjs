@@ -32,6 +32,22 @@ test("ten failures in a row open the breaker, for 24 s at least", () => {
   assert.equal(breaker(), "half_open");
 });
 
+test("a listener may ask for a dial each time that it hears of the next one", () => {
+  const { client, clock, breaker, sockets, of } = failing(9);
+  for (const type of ["retry", "parked", "state", "close"]) {
+    client.addEventListener(type, () => breaker() === "open" && client.connect());
+  }
+  sockets.at(-1).lose();
+  clock.pass(of("retry").at(-1).delayMs);
+  sockets.at(-1).lose();
+  assert.equal(breaker(), "open");
+  const dialled = sockets.length;
+  clock.pass(23_900);
+  assert.equal(sockets.length, dialled);
+  clock.pass(100);
+  assert.equal(sockets.length, dialled + 1);
+});
+
 test("how long it is open differs by a fifth either way", () => {
   for (const [random, openFor] of [[0.5, 30_000], [0.999, 35_988]]) {
     const { clock, breaker } = failing(10, { random: () => random });

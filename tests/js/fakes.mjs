@@ -128,7 +128,10 @@ afterEach(() => assert.deepEqual(failures.splice(0), []));
 
 /** A page that can be hidden, shown and put online. */
 export class Page extends EventTarget {
-  document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+  document = Object.defineProperty(
+    Object.assign(new EventTarget(), { visibilityState: "visible" }),
+    "hidden", { get() { return this.visibilityState === "hidden"; } },
+  );
   navigator = { onLine: true };
 
   show(state) {

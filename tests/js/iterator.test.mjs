@@ -114,3 +114,33 @@ test("an exit is a message of its stream, and told as what it is", async () => {
   assert.equal((await next()).client_id, "c");
   assert.equal(of("exit").length, 2);
 });
+
+test("a loop that is left takes no further message, and the next one goes on", async () => {
+  const { client, clock, last } = connected();
+  const first = client[Symbol.asyncIterator]();
+  const got = first.next();
+  last().say(message(1, "a"));
+  assert.equal((await got).value.data, "a");
+  const never = first.next();
+  assert.deepEqual((await first.return()).done, true);
+  assert.equal((await never).done, true);
+  last().say(message(2, "b"));
+  clock.pass(1000);
+  assert.deepEqual(take(last(), "ack"), [{ type: "ack", seq: 1 }]); // nobody has the second one
+  const data = [];
+  for await (const each of client) {
+    data.push(each.data);
+    if (each.data === "b") break;
+  }
+  assert.deepEqual(data, ["b"]);
+});
+
+test("one loop that is left leaves the others their turn", async () => {
+  const { client, last } = connected();
+  const [one, other] = [client[Symbol.asyncIterator](), client[Symbol.asyncIterator]()];
+  const [left, stays] = [one.next(), other.next()];
+  await one.return();
+  last().say(message(1, "a"));
+  assert.equal((await left).done, true);
+  assert.equal((await stays).value.data, "a");
+});

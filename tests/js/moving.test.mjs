@@ -38,9 +38,50 @@ test("nothing is acknowledged while the next connection's hello is on its way", 
   clock.pass(2000);
   assert.deepEqual(sockets[0].take(), [{ type: "pong", sent_at: 1 }]);
   sockets[1].lose();
-  sockets[0].say({ type: "ping", sent_at: 2 });
-  assert.deepEqual(sockets[0].take(), [{ type: "pong", sent_at: 2, seq: 1 }]);
+  assert.deepEqual(sockets[0].take(), [{ type: "ack", seq: 1 }]);
 });
+
+test("a successor that is told to try later is followed by one after the third delay", () => {
+  const { clock, sockets } = connected();
+  sockets[0].say({ ...drain, reconnect_in: 0, close_in: 60_000 });
+  clock.pass(0);
+  sockets[1].open();
+  sockets[1].lose(1013);
+  clock.pass(3999);
+  assert.equal(sockets.length, 2);
+  clock.pass(1);
+  assert.equal(sockets.length, 3);
+  sockets[2].lose(1013);
+  clock.pass(7999);
+  assert.equal(sockets.length, 3);
+  clock.pass(1);
+  assert.equal(sockets.length, 4);
+});
+
+for (const code of [4503, 4505]) {
+  test(`a successor that is closed ${code} is the last one while the old connection works`, async () => {
+    const { client, clock, sockets, of } = connected();
+    sockets[0].say({ ...drain, reconnect_in: 0, close_in: 60_000 });
+    clock.pass(0);
+    sockets[1].open();
+    sockets[1].lose(code);
+    const send = client.send("x");
+    assert.deepEqual(sent(sockets[0]), [[1, "x"]]);
+    sockets[0].say({ type: "ack", seq: 1, results: { 1: "y" } });
+    assert.deepEqual(await outcome(send), { value: "y" });
+    for (let second = 0; second < 50; second += 5) {
+      clock.pass(5000);
+      sockets[0].say({ type: "ping", sent_at: 1 });
+    }
+    assert.equal(sockets.length, 2);
+    sockets[0].lose(1012);
+    clock.pass(10_000);
+    assert.equal(sockets.length, 3);
+    sockets[2].open();
+    sockets[2].lose(code, "no");
+    assert.deepEqual(of("close").at(-1), { code, reason: "no", final: true });
+  });
+}
 
 test("what the old connection brought meanwhile is acknowledged when its copy comes", () => {
   const { clock, sockets } = connected();

@@ -14,8 +14,8 @@ from graceful_ws.core.frames import Gap
 from graceful_ws.core.window import SendWindow
 from graceful_ws.node import hub
 from graceful_ws.node.flusher import Flusher
-from graceful_ws.node.stats import Stats
 from graceful_ws.node.outbox import Outbox
+from graceful_ws.node.stats import Stats
 from graceful_ws.store import streams
 from graceful_ws.store.streams import Numbered, Tip
 from tests.support.waiting import eventually

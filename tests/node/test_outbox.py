@@ -8,8 +8,8 @@ from typing import Any
 
 from graceful_ws.core.frames import Gap, message_frame
 from graceful_ws.node.flusher import Flusher
-from graceful_ws.node.stats import Stats
 from graceful_ws.node.outbox import Feed, Outbox
+from graceful_ws.node.stats import Stats
 from tests.support.waiting import eventually
 
 

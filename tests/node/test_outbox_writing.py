@@ -12,8 +12,8 @@ from graceful_ws.core.frames import message_frame, wire
 from graceful_ws.core.transitions import FRAME_SENT, MESSAGE_SENT, CloseRequested
 from graceful_ws.node import flusher as flusher_module
 from graceful_ws.node.flusher import Flusher
-from graceful_ws.node.stats import Stats
 from graceful_ws.node.outbox import Outbox
+from graceful_ws.node.stats import Stats
 from tests.node.test_outbox import Memory
 from tests.support.waiting import eventually
 

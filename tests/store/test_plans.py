@@ -18,6 +18,7 @@ from graceful_ws.store import (
     presence,
     retention,
     rounds,
+    samples,
     streams,
 )
 from graceful_ws.store.attach import Attached, Identity, attach
@@ -174,3 +175,11 @@ def test_a_plan_that_reads_a_whole_table_is_recognised(database: Database) -> No
         rows = OutboundMessage.objects.filter(data__gt="x").order_by(field)
         [plan] = explain(database, lambda rows=rows: list(rows[:10]))
         assert reads_a_whole_table(plan), plan
+
+
+def test_the_oldest_unacknowledged_is_not_looked_for_among_what_ended_sessions_left(
+    database: Database,
+) -> None:
+    fill(database)
+    [plan] = explain(database, samples.oldest_unacked)
+    assert "graceful_outbound_age" not in plan  # everything, in the order of age

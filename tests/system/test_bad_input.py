@@ -58,6 +58,13 @@ async def test_message_at_the_limit_is_fine_and_one_byte_over_it_is_1009(
         await later.bye()
 
 
+async def test_an_instance_with_a_nul_is_a_protocol_error(site: Site) -> None:
+    """PostgreSQL refuses the character, and the whole round with it."""
+    async with Raw(site.ws("/echo/"), instance="a\0b") as raw:
+        await raw.hello(later=True)
+        assert (await raw.closed())[0] == 1002
+
+
 async def test_hello_has_a_limit_of_its_own(site: Site) -> None:
     for size, code in ((HELLO_LIMIT, None), (HELLO_LIMIT + 1, 1009)):
         hello = {"type": "hello", "version": 1, "instance": "i", "attempt": 1, "unknown key": ""}

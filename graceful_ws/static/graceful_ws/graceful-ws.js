@@ -27,32 +27,12 @@ export class GracefulError extends Error {
 }
 
 /** What a client does after a close code; codes that it has never seen go by their range. */
-export const adviceOf = (code) => /^(100[01]|1012|400[01]|41..)$/.test(code) ? "resume"
-  : /^(43..|4403)$/.test(code) ? "new_session"
+export const adviceOf = (code) => code === 4106 ? "park"
+  : /^(100[01]|1012|400[01]|41..)$/.test(code) ? "resume"
+  : /^4(3..|403)$/.test(code) ? "new_session"
   : /^44..$/.test(code) ? "refresh"
   : /^(3...|4[5-9]..)$/.test(code) ? "stop"
   : "back_off";
-
-const depthOf = (value) => value && typeof value === "object"
-  ? Object.values(value).reduce((most, each) => Math.max(most, depthOf(each)), 0) + 1 : 0;
-
-/** JSON text that the server takes; throws for what it would close the connection for. */
-function encode(data, limit) {
-  const MAX_DEPTH = 63; // the frame itself is one more
-  const FRAME_BYTES = 64; // at most so many around the data of a message
-  let isJSON = true;
-  const text = JSON.stringify(data, (key, value) => {
-    if (typeof value === "number" && !isFinite(value)) isJSON = false;
-    return value;
-  });
-  // Surrogates without a partner are the only ones that come out escaped.
-  const isUnicode = !text?.replaceAll("\\\\", "").includes("\\ud");
-  if (!isJSON || !text || !isUnicode) throw new RangeError("not JSON");
-  if (depthOf(JSON.parse(text)) > MAX_DEPTH) throw new RangeError("nested too deep");
-  const size = new TextEncoder().encode(text).length + FRAME_BYTES;
-  if (size > limit) throw new RangeError(`over ${limit} bytes`);
-  return { text, size };
-}
 
 /** All but the public face: timers, endpoints and their breakers, the session, its connections, the
  *  page. State is in variables and not in properties, so that its names minify. */
@@ -75,6 +55,7 @@ function client(emit, urls, options) {
   const NEAR = 15, NEAR_PART = 0.2; // beyond the best, or this part of it: equally near
   const PROBE_EVERY = 300000, PROBE_TIMEOUT = 1500;
 
+  const { floor, max, min } = Math;
   const { fetch, now, probe, random, setTimeout, clearTimeout, storage, window: page } = options;
   const key = `graceful-ws ${urls[0]}`; // of what a storage keeps
 
@@ -87,6 +68,8 @@ function client(emit, urls, options) {
   const all = urls.map((url) => ({ url, rtt: null, aside: 0, ...breaker() }));
   let used = null; // the endpoint that welcomed last
   let leaveBy = 0, tries = 0, holding = false; // holding: nothing new is sent, for it will move
+  let idle = false; // parked until the application sends something
+  let awayUntil = 0; // no try by itself before: the server said so
   let bySelf = false; // superseded by a hello of ours whose welcome did not come
   let put, listening = null, asleep = false; // asleep: the page is frozen or put away
 
@@ -107,7 +90,7 @@ function client(emit, urls, options) {
 
   const running = new Map(); // timers by key, one of each
   const own = () => tracks.get(null);
-  const isHidden = () => page?.document?.visibilityState === "hidden";
+  const isHidden = () => page?.document?.hidden;
   const isOffline = () => page?.navigator?.onLine === false;
   const isAway = () => asleep || isHidden() || isOffline();
   // Between the server's close frame and the close event a browser complains of what is sent.
@@ -116,19 +99,21 @@ function client(emit, urls, options) {
   // A server's word, as far as it is reasonable; throws for what is no number.
   const within = (value, most) => {
     if (!(value >= 0)) throw value;
-    return Math.min(value, most);
+    return min(value, most);
   };
   const tell = (it, frame) => write(it, JSON.stringify(frame));
 
   function setState(to) {
     const from = state;
     state = to;
-    if (from !== to) emit("state", { from, to });
+    if (from === to) return;
+    emit("state", { from, to });
+    if (to === "parked") emit(to);
   }
 
   function start(key, delay, call) {
     stop(key);
-    running.set(key, setTimeout(() => (running.delete(key), call()), Math.min(delay, 2e9)));
+    running.set(key, setTimeout(() => (running.delete(key), call()), min(delay, 2e9)));
   }
 
   function stop(key) {
@@ -144,7 +129,7 @@ function client(emit, urls, options) {
     const openFor = OPEN_FOR * (0.8 + 0.4 * random()); // not all clients come back at once
     let until = 0; // no dial before; 0: closed
     let count = 0; // of failures in a row, of successes while half open
-    const wait = () => Math.max(0, until - now());
+    const wait = () => max(0, until - now());
     return {
       wait,
       breaker: () => until ? wait() ? "open" : "half_open" : "closed",
@@ -157,18 +142,18 @@ function client(emit, urls, options) {
         until = now() + openFor;
         count = 0;
       },
-      abandoned() { // closed in good order: neither
+      left() { // closed in good order: neither
         if (until) count = 0;
       },
     };
   }
 
   /** How long until one may be dialled. */
-  const wait = () => Math.min(...all.map((at) => at.wait()));
+  const wait = () => min(...all.map((at) => at.wait()));
 
   const rttOf = ({ rtt }) => rtt ?? Infinity;
 
-  const reach = (best) => best + Math.max(NEAR, best * NEAR_PART);
+  const reach = (best) => best + max(NEAR, best * NEAR_PART);
 
   /** Those of probes and those of connections are never averaged with each other. */
   function measured(at, rtt, probed = false) {
@@ -184,12 +169,12 @@ function client(emit, urls, options) {
   function choose(besides, open) {
     const rank = (at) => at === besides ? Infinity : at.aside;
     const allowed = all.filter((at) => !at.wait());
-    const least = Math.min(...allowed.map(rank));
+    const least = min(...allowed.map(rank));
     const found = allowed.filter((at) => rank(at) === least);
     const pick = () => {
-      const best = Math.min(...found.map(rttOf));
+      const best = min(...found.map(rttOf));
       const near = found.filter((at) => rttOf(at) <= reach(best));
-      open(near[Math.floor(random() * near.length)]);
+      open(near[floor(random() * near.length)]);
     };
     if (probe && found.length > 1 && found.every(({ rtt }) => rtt === null)) ask(found, pick);
     else pick();
@@ -226,7 +211,7 @@ function client(emit, urls, options) {
 
   /** Measures those that are not in use, for the next choice. */
   function keepAsking() {
-    if (!probe || all.length < 2 || running.has("probe")) return;
+    if (!probe || !all[1] || running.has("probe")) return;
     start("probe", PROBE_EVERY * (0.8 + 0.4 * random()), () => {
       if (live && !isHidden()) ask(all.filter((at) => at !== used));
       keepAsking();
@@ -267,29 +252,27 @@ function client(emit, urls, options) {
     tell(it, {
       type: "hello", version: 1, instance, attempt: hellos,
       ...token && {
-        session_token: token, last_seq_id: own().seq, positions: positions(),
+        session_token: token, last_seq_id: own().seq,
+        positions: Object.fromEntries([...tracks].flatMap( // a stream may be named __proto__
+          ([name, { epoch, seq }]) => epoch ? [[name, [epoch, seq]]] : [],
+        )),
+       
         pending_from: joined ? first : undefined,
       },
     });
     expect(it, options.welcomeTimeout);
   }
 
-  function positions() {
-    const found = Object.create(null); // a stream may be named __proto__
-    for (const [name, { epoch, seq }] of tracks) if (epoch) found[name] = [epoch, seq];
-    return found;
-  }
-
   /** From now on something has to be heard within `silence`. */
   function expect(it, silence) {
     it.silence = silence;
-    it.silentBy = now() + silence;
+    it.due = now() + silence;
     watch(it);
   }
 
   function watch(it, again) {
-    start(it, again ? ONE_MORE_LOOK : it.silentBy - now(), () => {
-      if (now() < it.silentBy) watch(it);
+    start(it, again ? ONE_MORE_LOOK : it.due - now(), () => {
+      if (now() < it.due) watch(it);
       else if (again) end(it, SERVER_SILENT);
       else watch(it, true);
     });
@@ -306,14 +289,13 @@ function client(emit, urls, options) {
     } catch {
       end(it, SUSPENDED); // a hole, or nothing that can be read
     }
-    if (it.over) return;
-    if (live && it === link) it.silentBy = now() + it.silence;
+    if (live && it === link) it.due = now() + it.silence;
     flush();
   }
 
   /** Asks for a sign of life, which also is a round trip. */
   function ping() {
-    tell(link, { type: "ping", sent_at: Math.floor(now()) });
+    tell(link, { type: "ping", sent_at: floor(now()) });
   }
 
   /** Whatever its events say, it counts no longer. */
@@ -333,7 +315,7 @@ function client(emit, urls, options) {
     const lost = !resumed && !offered && (joined || expired);
     if (it === next) {
       shut(link, SUSPENDED);
-      used.abandoned();
+      used.left();
     }
     calm();
     link = it;
@@ -373,13 +355,13 @@ function client(emit, urls, options) {
       const at = tracks.get(name);
       // The old connection may have brought the subscription, and messages, since the hello left.
       const isAhead = at?.epoch === told.epoch && at?.seq >= told.head;
-      if (told.state === "gap" || (told.state === "new" && !isAhead)) restart(told, name);
+      if (told.state === "gap" || (told.state === "new" && !isAhead)) restart({ ...told, stream: name });
       else if (told.state === "denied") tracks.delete(name);
     }
   }
 
-  function restart({ head, epoch }, name) {
-    tracks.set(name, track(head, epoch));
+  function restart({ stream = null, head, epoch }) {
+    tracks.set(stream, track(head, epoch));
   }
 
   const handlers = {
@@ -389,7 +371,7 @@ function client(emit, urls, options) {
       // Without a track: the subscription's own frame was lost with an earlier connection.
       const at = tracks.get(stream) ?? track(seq - 1);
       tracks.set(stream, at);
-      if (seq % 1 !== 0 || seq > at.seq + 1) throw new Error("a hole");
+      if (floor(seq) !== seq || seq > at.seq + 1) throw seq; // a hole, or no number
       at.seen = seq;
       if (seq <= at.seq) return dueAck(size); // a copy
       at.seq = seq;
@@ -413,7 +395,7 @@ function client(emit, urls, options) {
     ack({ seq, results }) {
       used.passed();
       while (queue.length && first <= seq && first <= sent) {
-        settle(queue.shift(), "resolve", results?.[first] ?? null);
+        settled(queue.shift()).resolve(results?.[first] ?? null);
         first++;
       }
     },
@@ -425,14 +407,14 @@ function client(emit, urls, options) {
       // Nothing was done with what was sent behind it, nor with this one unless its handler had begun.
       for (const each of queue.slice(seq - first, sent + 1 - first)) each.doubts--;
       if (code === "interrupted") message.doubts++;
-      sent = Math.min(sent, seq - 1);
-      const growing = Math.min(RETRY_MOST, RETRY_FIRST * 2 ** message.nacks++);
-      start("hold", Math.max(Math.min(after, MOST_RETRY_AFTER), growing), flush);
+      sent = min(sent, seq - 1);
+      const growing = min(RETRY_MOST, RETRY_FIRST * 2 ** message.nacks++);
+      start("hold", max(min(after, MOST_RETRY_AFTER), growing), flush);
       if (message.nacks >= message.tries && !withdraw(message, code, detail)) fail(message, code, detail);
     },
 
     gap(frame) {
-      restart(frame, frame.stream ?? null);
+      restart(frame);
       emit("gap", frame);
     },
 
@@ -443,8 +425,8 @@ function client(emit, urls, options) {
         // Once is a node that was about to drain. Servers that go on to welcome and tell to move must
         // not make a client dial as fast as they answer.
         hurried = now() - welcomedAt < options.minUptime ? hurried + 1 : 0;
-        if (hurried > 1) slot = Math.max(slot, backOff(Math.min(hurried - 1, options.maxRetries) - 1));
-        leaveBy = now() + Math.max(slot, closeIn - MARGIN);
+        if (hurried > 1) slot = max(slot, backOff(min(hurried - 1, options.maxRetries) - 1));
+        leaveBy = now() + max(slot, closeIn - MARGIN);
         used.aside = now();
         start("move", slot, move);
       }
@@ -456,10 +438,13 @@ function client(emit, urls, options) {
       bySelf = frame.instance === instance;
     },
 
-    subscribed: (frame) => restart(frame, frame.stream),
+    subscribed: restart,
     unsubscribed: ({ stream }) => tracks.delete(stream),
     volatile: (frame) => emit("volatile", frame),
-    error: (frame) => emit("error", frame),
+    error(frame) {
+      awayUntil = now() + within(frame.retry_after ?? 0, MOST_RETRY_AFTER);
+      emit("error", frame);
+    },
   };
 
   /** The application has it: only now may the server hear of it. */
@@ -485,21 +470,26 @@ function client(emit, urls, options) {
     // Only what came on this connection: the server knows no more. And nothing while the next one's
     // hello is on its way: it asks for what came since, and what is acknowledged may be deleted.
     for (const [name, at] of next?.hello ? [] : tracks) {
-      const seq = Math.min(at.handed, at.seen);
+      const seq = min(at.handed, at.seen);
       if (seq <= at.told) continue;
       at.told = seq;
       if (name === null) frame.seq = seq;
-      else (frame.streams ??= Object.create(null))[name] = seq;
+      else (frame.streams ??= { __proto__: null })[name] = seq;
     }
-    if (frame.type === "pong" || frame.seq || frame.streams) tell(link, frame);
+    if (Object.keys(frame).length > 1) tell(link, frame);
   }
 
   /** Gives iterators what they wait for. */
   function feed() {
     while (takers.length && unread.length) {
-      takers.shift()({ value: handOver(unread.shift()), done: false });
+      takers.shift().take({ value: handOver(unread.shift()) });
     }
-    if (state === "closed") for (const take of takers.splice(0)) take({ done: true });
+    if (state === "closed") endIteration();
+  }
+
+  /** Of one iterator, or of all of them. */
+  function endIteration(of) {
+    takers = takers.filter((it) => (of && it.of !== of) || it.take({ done: true }));
   }
 
   /** What no iterator took is asked for again, but for what the server would not send any more. Not
@@ -511,8 +501,29 @@ function client(emit, urls, options) {
 
   // --- out ---------------------------------------------------------------------------------------
 
+  /** JSON text that the server takes; throws for what it would close the connection for. */
+  function encode(data) {
+    const MAX_DEPTH = 63; // the frame itself is one more
+    const FRAME_BYTES = 64; // at most so many around the data of a message
+    const depthOf = (value) => value && typeof value === "object"
+      ? Object.values(value).reduce((most, each) => max(most, depthOf(each)), 0) + 1 : 0;
+    let isJSON = true;
+    const text = JSON.stringify(data, (key, value) => {
+      if (typeof value === "number" && !isFinite(value)) isJSON = false;
+      return value;
+    });
+    const size = new TextEncoder().encode(text).length + FRAME_BYTES;
+    // Surrogates without a partner are the only ones that come out escaped.
+    const wrong = !isJSON || !text || text.replaceAll("\\\\", "").includes("\\ud") ? "not JSON"
+      : depthOf(JSON.parse(text)) > MAX_DEPTH ? "nested too deep"
+      : size > limits.message_bytes ? `over ${limits.message_bytes} bytes`
+      : "";
+    if (wrong) throw new RangeError(wrong);
+    return { text, size };
+  }
+
   function send(data, most = Infinity, timeout = 0) {
-    const encoded = encode(data, limits.message_bytes);
+    const encoded = encode(data);
     const code = state === "closed" ? "closed"
       : timeout && !live && wait() ? "circuit_open"
       : queue.length >= options.queueMessages
@@ -536,11 +547,9 @@ function client(emit, urls, options) {
   /** Sends what credit allows, in order; or, when it is to move, nothing until nothing is
    *  unacknowledged: no handler is to be started twice. */
   function flush() {
+    if (idle) return connect();
     if (!live || isClosing(link)) return;
-    if (holding) {
-      if (!next && first > sent) succeed();
-      return;
-    }
+    if (holding) return next || first <= sent || succeed();
     if (running.has("hold")) return;
     let bytes = 0;
     for (const [i, message] of queue.entries()) {
@@ -553,14 +562,14 @@ function client(emit, urls, options) {
     }
   }
 
-  function settle(message, how, value) {
+  function settled(message) {
     stop(message);
     message.done = true;
-    message[how](value);
+    return message;
   }
 
   function fail(message, code, detail) {
-    settle(message, "reject", new GracefulError(code, detail, message.doubts > 0));
+    settled(message).reject(new GracefulError(code, detail, message.doubts > 0));
   }
 
   /** Fails it so that it is never handled; its number goes to the next one. False if it may have
@@ -593,11 +602,14 @@ function client(emit, urls, options) {
     else next = dial(used);
   }
 
-  function stay() {
-    const delay = backOff(tries++);
+  /** Told to stop, it waits for what the end of this connection brings. */
+  function stay(code) {
+    tries = least(tries, code);
+    const delay = adviceOf(code) === "stop" ? null : backOff(tries++);
     next = null;
     holding = false;
     if (delay !== null) start("move", delay, move);
+    ack(); // what could not be said while a hello was on its way
     flush();
   }
 
@@ -605,9 +617,9 @@ function client(emit, urls, options) {
 
   /** Nothing of the connection is under way any longer. */
   function calm() {
-    for (const name of ["retry", "move", "hold", "ack"]) stop(name);
+    ["retry", "move", "hold", "ack"].forEach(stop);
     leaveBy = tries = 0;
-    live = holding = false;
+    live = holding = idle = false;
   }
 
   /** Ended, by this side or by the other, or never begun. This side does not wait for the event:
@@ -618,21 +630,21 @@ function client(emit, urls, options) {
     shut(it, code);
     if (at && (!welcomed || [1001, 1012, ...FAILURE_CODES].includes(code))) at.aside = now();
     if (FAILURE_CODES.includes(code) && !isOffline()) at?.failed(); // offline: it is not to blame
-    else at?.abandoned();
+    else at?.left();
     if (it.hello && (code === 1002 || code === 1008)) refusals++;
     else if (welcomed) refusals = 0;
     if (welcomed && (code === 1007 || code === 1009)) {
-      failAll("poison", Math.max(0, sent + 1 - first));
+      failAll("poison", max(0, sent + 1 - first));
     }
     if (advice === "new_session" || refusals >= REFUSALS) {
-      expired ||= joined || token !== null;
+      expired ||= joined || token;
       joined = false;
       token = null;
       refusals = 0;
       if (code === 4403) failAll("other_identity"); // not to be sent in another one's name
     }
     if (it === next) {
-      if (!expired) return stay(); // refused
+      if (!expired) return stay(code); // refused
       next = null;
       return end(link, SUSPENDED);
     }
@@ -644,39 +656,41 @@ function client(emit, urls, options) {
     else if (!welcomed && !isAway()) attempt++;
     if (link) setState("connecting");
     else {
-      attempt = Math.max(attempt, code === 1013 ? OVERLOADED_ATTEMPT : 0);
-      const delay = hasLived && advice === "resume"
-        ? random() * spread // nothing is wrong; only not all at once
+      attempt = least(attempt, code);
+      idle = advice === "park" && !queue.length; // a connection that nobody used, and nobody does
+      const delay = idle ? parkedDelay()
+        : hasLived && /resume|park/.test(advice) ? random() * spread // nothing is wrong; only not all at once
         : backOff(attempt);
       if (delay === null) return finish(code, reason);
-      pause(delay, attempt >= options.maxRetries);
+      pause(max(delay, awayUntil - now()), idle || attempt >= options.maxRetries);
     }
     if (state !== "closed") emit("close", { code, reason, final: false });
   }
+
+  const least = (n, code) => max(n, (code === 1013) * OVERLOADED_ATTEMPT);
 
   const parkedDelay = () => options.parkedDelay * (0.5 + random());
 
   /** How long to wait before the next try; null: there is none. */
   function backOff(n) {
     if (n >= options.maxRetries) return options.whenExhausted === "stop" ? null : parkedDelay();
-    const growing = Math.min(options.maxDelay, options.baseDelay * 2 ** n);
-    return growing + random() * Math.max(1000, spread);
+    const growing = min(options.maxDelay, options.baseDelay * 2 ** n);
+    return growing + random() * max(1000, spread);
   }
 
   /** Waits for the next try: in the slow lane when nobody looks, or there is no network. */
   function pause(delayMs, slow) {
     if (isAway()) [delayMs, slow] = [parkedDelay(), true];
     start("retry", delayMs, connectNow);
-    const news = slow && state !== "parked";
     setState(slow ? "parked" : "waiting");
-    if (news) emit("parked");
-    emit("retry", { attempt: Math.max(0, attempt), delayMs, lane: slow ? "slow" : "fast" });
+    emit("retry", { attempt: max(0, attempt), delayMs, lane: slow ? "slow" : "fast" });
   }
 
   function connectNow() {
     const blocked = wait();
-    asleep = false;
-    if (blocked) return pause(blocked, true);
+    asleep = idle = false;
+    // While it waits it tells nobody: a listener may be who asks.
+    if (blocked) return running.has("retry") ? start("retry", blocked, connectNow) : pause(blocked, true);
     stop("retry");
     link = dial();
     setState("connecting");
@@ -743,8 +757,9 @@ function client(emit, urls, options) {
   /** Somebody looks, or there is a network: dials now, or sees whether the connection works. */
   function wake() {
     if (!link) return connect();
-    if (live) ping();
-    link.silentBy = Math.min(link.silentBy, now() + options.wakeProbe);
+    if (!live) return; // a dial has a limit of its own
+    ping();
+    link.due = min(link.due, now() + options.wakeProbe);
     watch(link);
   }
 
@@ -798,18 +813,26 @@ function client(emit, urls, options) {
       send(data, tries, timeout),
 
     volatile(data) {
-      const { text } = encode(data, limits.message_bytes);
+      const { text } = encode(data);
+      flush();
       if (live) write(link, `{"type":"volatile","data":${text}}`);
       return live;
     },
 
-    [Symbol.asyncIterator]: () => ({
-      next: () => new Promise((resolve) => {
-        takers.push(resolve);
-        unread ??= [];
-        feed();
-      }),
-    }),
+    [Symbol.asyncIterator]() {
+      const of = {
+        next: () => new Promise((take) => {
+          takers.push({ of, take });
+          unread ??= [];
+          feed();
+        }),
+        async return() {
+          endIteration(of);
+          return { done: true };
+        },
+      };
+      return of;
+    },
   };
 }
 

@@ -125,7 +125,8 @@ export class History {
   /** A node that is gone has no connections, whatever it said last. */
   forget(id) {
     const gone = this.last.get(id);
-    if (gone) gone.figures = { ...gone.figures, connections: 0 };
+    if (!gone?.figures.connections) return;
+    gone.figures = { ...gone.figures, connections: 0 };
     this.fill();
   }
 

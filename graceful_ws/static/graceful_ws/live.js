@@ -97,8 +97,9 @@ function drawCharts() {
   pictures.connections.draw({
     times, step, series: named.map(([name, { connections }]) => ({ name, slot: slotOf("node", name), values: connections.slice(first) })),
   });
-  const rate = (which) => times.map((_, i) => ( // the last step has not passed yet
-    first + i === count - 1 ? null : all.reduce((sum, [, series]) => sum + series[which][first + i], 0) / (step / 1000)));
+  const isKnown = (i) => i < count - 1 && all.some(([, { connections }]) => connections[i] !== null); // the last has not passed
+  const rate = (which) => times.map((_, i) => (
+    !isKnown(first + i) ? null : all.reduce((sum, [, series]) => sum + series[which][first + i], 0) / (step / 1000)));
   pictures.messages.draw({
     times, step, series: [{ name: "in", slot: "slot-0", values: rate("in") }, { name: "out", slot: "slot-1", values: rate("out") }],
   });
