@@ -153,7 +153,7 @@ def test_a_saved_user_is_one_whatever_a_form_would_say(monkeypatch: pytest.Monke
             app_label = "tests"
 
         def __str__(self) -> str:
-            return self.email
+            return str(self.email)
 
     monkeypatch.setattr(publishing, "get_user_model", lambda: Member)
     assert publishing._key(Member(pk="a@b.c")) == "a@b.c"
