@@ -128,24 +128,24 @@ CONNECTED = "document.getElementById('pill').dataset.state === 'open'"
 async def talk_in_the_room(camera: Camera, site: Supervisor, minutes: float) -> None:
     """Ada in the browser, Grace in Python; meanwhile a node is drained and one is killed."""
     browser = camera.browser
-    await camera.stand(1000, 1130, 1.25)
+    await camera.stand(1000, 1080, 1.25)
     await camera.look("/", f"{CONNECTED}")
     await browser.evaluate(
         "document.getElementById('name').value = 'Ada';"
         "document.getElementById('name').dispatchEvent(new Event('change'))"
     )
     urls = [f"ws://127.0.0.1:{port}/ws/" for port in site.ports]
-    hurts = {3: ("node-2", signal.SIGTERM), 4: ("node-1", signal.SIGKILL)}
+    hurts = {3: signal.SIGTERM, 4: signal.SIGKILL}  # of the node that Ada is on
+    here = "document.querySelector('.endpoints [aria-current] .endpoint').innerText"
     async with GracefulClient(
         urls, on_message=lambda message: None, on_event=lambda event: None, probe=None
     ) as grace:
         await grace.send({"type": "enter", "name": "Grace"})
         for number, (who, text) in enumerate(SAID):
             if number in hurts:
-                name, how = hurts[number]
-                process = site.node(name)
+                process = site.node(await browser.evaluate(here))
                 starts = process.starts
-                process.send(how)
+                process.send(hurts[number])
                 await asyncio.sleep(1.0)
             if who == "Grace":
                 await grace.send({"type": "line", "number": number + 1, "text": text})
@@ -176,7 +176,7 @@ async def take_all(camera: Camera, site: Supervisor, password: str, minutes: flo
     await camera.look(f"{SESSIONS}?state__exact=attached", "!!document.querySelector('.gws-id')")
     await camera.shoot("admin")
     for name, dark in (("light", False), ("dark", True)):
-        await camera.stand(1280, 1480, 1.25, dark=dark)
+        await camera.stand(1280, 1500, 1.25, dark=dark)
         await camera.look(DASHBOARD, LIVE)
         await asyncio.sleep(6.0)  # the rates of two beats
         await camera.shoot(f"dashboard-{name}")

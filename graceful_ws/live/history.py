@@ -73,11 +73,12 @@ class History:
             self._rtt[step] = [a + b for a, b in zip(known, new, strict=True)]
 
     def end(self, node: Any, at: float) -> None:
-        """The node was there until then: from the next step on it has no connections."""
+        """The node was there until then: at the end of that step it has no connections, and its
+        clients are counted elsewhere."""
         row = self._connections.get(node)
-        after = max(0, self._step_of(at) + 1)
-        if row is not None and after < self.count:
-            row[after] = 0
+        step = max(0, self._step_of(at))
+        if row is not None and step < self.count:
+            row[step:] = [0] * (self.count - step)
 
     def _step_of(self, at: float) -> int:
         return int((at - self.start) // self.step)

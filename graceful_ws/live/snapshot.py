@@ -71,7 +71,8 @@ def _history(now: datetime) -> tuple[dict[str, Any], dict[str, tuple[int, dict[s
     step = max(history.STEP, math.ceil(settings.sample_interval))
     rows = list(Node.objects.using(alias()).values_list("pk", "name", "state", "beat_at"))
     names = {pk: name for pk, name, _, _ in rows}
-    ends = {pk: _ms(beat_at) for pk, _, state, beat_at in rows if state not in store.LIVE}
+    beat = timedelta(seconds=settings.beat_interval)  # it may have lived so long after its last
+    ends = {pk: _ms(at + beat) for pk, _, state, at in rows if state not in store.LIVE}
     last: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def found() -> Iterator[tuple[uuid.UUID, str, int, dict[str, Any]]]:

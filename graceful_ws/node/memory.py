@@ -133,11 +133,9 @@ def _directories(root: Path) -> Iterator[tuple[Hierarchy, Path]]:
             continue
         top = root / mount.lstrip("/")
         # In a container without a namespace of its own, paths are those of the host, of which it
-        # sees the part below ``inside``; with one, those outside begin with "..".
+        # sees the part below ``inside``. Groups that it does not see have no files.
         path = PurePosixPath(groups[hierarchy])
         parts = path.relative_to(inside).parts if path.is_relative_to(inside) else ()
-        if ".." in parts:
-            parts = ()
         directory = top.joinpath(*parts)
         while directory != top:
             yield hierarchy, directory

@@ -12,12 +12,14 @@ from django.contrib.auth.models import User
 from django.test import override_settings
 from django.utils import timezone
 
-from graceful_ws.live import snapshot
+from graceful_ws.live import history, snapshot
+from graceful_ws.live.consumer import LOOK
 from graceful_ws.live.routing import route
 from graceful_ws.models import Node, Sample, Session
 from tests.admin.rows import make_node, make_session
 from tests.admin.test_live_history import figures
 from tests.browser.kit import SETTINGS
+from tests.support.processes import ROOT
 from tests.support.raw import again
 from tests.support.servers import Site
 from tests.support.visitor import Visitor
@@ -234,3 +236,16 @@ def test_urls_of_the_page_are_those_of_the_setting() -> None:
 
     with override_settings(GRACEFUL_WS={"live_url": "/a/  :8001/a/"}):
         assert urls() == ["/a/", ":8001/a/"]
+
+
+def test_docs_say_the_bounds() -> None:
+    text = " ".join((ROOT / "docs/dashboard.md").read_text().split())
+    assert history.NAMES == 7
+    for said in (
+        "more than seven nodes share one",
+        f"the page lists {snapshot.SESSIONS}, the newest",
+        f"Of nodes it lists {snapshot.NODES}:",
+        f"in steps of {history.STEP} s",
+        f"The connection asks every {LOOK:g} s",
+    ):
+        assert said in text

@@ -79,10 +79,11 @@ def test_a_node_that_falls_silent_is_held_for_two_steps() -> None:
     assert known == [9, 9, 9]
 
 
-def test_a_node_that_ended_is_not_held_beyond_its_last_beat() -> None:
-    samples = [("a", "node-1", ago(38), figures(9)), ("b", "node-2", ago(8), figures(9))]
-    history = build(samples, NOW, 15, ends={"a": ago(37), "unknown": ago(1)}).as_dict()
-    assert history["nodes"]["node-1"]["connections"][-4:] == [None, 9, 0, 0]
+def test_a_node_that_ended_is_not_counted_beside_those_that_took_its_clients() -> None:
+    samples = [("a", "node-1", ago(50), figures(9)), ("b", "node-2", ago(38), figures(9))]
+    history = build(samples, NOW, 15, ends={"a": ago(39), "unknown": ago(1)}).as_dict()
+    assert history["nodes"]["node-1"]["connections"][-4:] == [9, 0, 0, 0]
+    assert history["nodes"]["node-2"]["connections"][-4:] == [None, 9, 9, 9]
 
 
 def test_closes_and_resumes_are_counted_by_what_they_were() -> None:

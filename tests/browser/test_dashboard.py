@@ -347,6 +347,7 @@ async def test_dashboard_whose_own_session_is_closed_says_so_and_can_reconnect(
     await type_in(browser, "enough")
     await press(browser, "Enter")
     await browser.until(f"{STATUS} === 'closed' && {SAID} === 'Closed: enough.'")
+    assert await browser.evaluate(shown("reconnect"))
     await browser.evaluate("document.getElementById('gws-reconnect').click()")
     await browser.until(f"{STATUS}.startsWith('live, by ') && !!{row('node-1')}")
     await assert_policy_was_obeyed(browser)

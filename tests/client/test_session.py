@@ -121,7 +121,10 @@ def test_hole_ends_the_connection_with_4000_and_the_resume_asks_for_what_is_miss
 
 @pytest.mark.parametrize(
     "text",
-    ["nonsense", "[1]", "{}", '{"type":"message","data":1}', '{"type":"ack","seq":"x"}', "7"],
+    [
+        *("nonsense", "[1]", "{}", '{"type":"message","data":1}', '{"type":"ack","seq":"x"}', "7"),
+        *(f'{{"type":"message","seq":{seq},"data":1}}' for seq in ('"1"', "1.5", "true", "null")),
+    ],
 )
 def test_unreadable_text_ends_the_connection_with_4000(text: str) -> None:
     link = joined(ClientSession())
@@ -225,6 +228,20 @@ def test_nothing_is_acknowledged_while_another_hello_is_on_its_way() -> None:
     new.closed(1006, T0)
     old.receive('{"type":"ping","sent_at":2}', T0)
     assert sent(old, T0 + 5) == [{"type": "pong", "sent_at": 2, "seq": 1}]
+
+
+def test_what_could_not_be_acknowledged_meanwhile_is_when_the_hello_came_to_nothing() -> None:
+    """A server whose window is full sends nothing more that would bring the next one about."""
+    session = ClientSession()
+    old = joined(session)
+    new = session.connect()
+    new.hello()
+    take(session, old.receive(message(1), T0))
+    assert sent(old, T0 + 1) == []
+    assert old.deadline == T0 + 2
+    new.closed(1006, T0 + 1)
+    assert sent(old, T0 + 2) == [{"type": "ack", "seq": 1}]
+    assert old.deadline is None
 
 
 def test_messages_of_a_lost_session_are_not_acknowledged_in_the_next() -> None:

@@ -39,7 +39,7 @@ test("acknowledgements of what was never sent settle nothing", async () => {
 });
 
 test("a number that is none is a hole", () => {
-  for (const seq of [0.5, 7]) {
+  for (const seq of ["1", true, 0.5, 7]) {
     const { last, of } = connected();
     last().say({ type: "message", seq, data: "x" });
     assert.equal(last().closedWith?.[0], 4000, String(seq));

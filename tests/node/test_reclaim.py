@@ -128,6 +128,20 @@ async def test_longest_idle_go_first_and_no_more_than_it_takes(node: Node, used:
         assert node.stats.closes[4106] == 4
 
 
+async def test_as_many_go_at_once_as_the_excess_is_about_and_a_quarter_at_most(
+    node: Node, used: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reclaim, "EACH", LIMIT // 50)
+    async with connected(node, 16) as peers:
+        used.each = 0.025 * LIMIT
+        used.rest = int(0.46 * LIMIT)  # 86 %: two of 2 % are too many
+        await look(node)
+        assert codes(peers) == [4106] * 2 + [None] * 14
+        used.rest, used.each = int(0.5 * LIMIT), 0.04 * LIMIT  # 106 %, and then 94 %, 82 %
+        await look(node)
+        assert codes(peers) == [4106] * 8 + [None] * 8
+
+
 async def test_nothing_goes_below_the_share_and_the_share_is_told(node: Node, used: Memory) -> None:
     async with connected(node, 3) as peers:
         used.rest = int(0.849 * LIMIT)

@@ -193,8 +193,9 @@ def test_page_says_of_every_close_code_what_a_client_does() -> None:
     """The first row that names a code, or its range, counts."""
     rows = [row for row in TABLES["Closing"] if len(row) == 3]
     said = dict(zip([row[0] for row in rows], [row[2] for row in rows], strict=True))
-    first, other, new_session, refresh, stop, own = said
-    assert first == "1000 without a `bye`, 1001, 1012, 41xx, its own 4000 and 4001"
+    parked, first, other, new_session, refresh, stop, own = said
+    assert parked == "4106"
+    assert first == "1000 without a `bye`, 1001, 1012, every other 41xx, its own 4000 and 4001"
     assert "every other code below 3000; 42xx" in other
     assert (new_session, refresh, stop) == ("43xx", "44xx", "45xx")
     assert own == "3000 to 3999, 46xx to 49xx"
@@ -205,7 +206,7 @@ def test_page_says_of_every_close_code_what_a_client_does() -> None:
     expected |= dict.fromkeys(range(4300, 4400), Advice.NEW_SESSION)
     expected |= dict.fromkeys(range(4400, 4500), Advice.REFRESH) | {4403: Advice.NEW_SESSION}
     expected |= dict.fromkeys(range(4500, 5000), Advice.STOP)
-    expected |= dict.fromkeys(resumed, Advice.RESUME)
+    expected |= dict.fromkeys(resumed, Advice.RESUME) | {4106: Advice.PARK}
     assert {code: advice(code) for code in expected} == expected
 
 

@@ -21,7 +21,7 @@ export type State =
 export type BreakerState = "closed" | "open" | "half_open";
 
 /** What a client does after a connection that ended with a code. */
-export type Advice = "resume" | "back_off" | "new_session" | "refresh" | "stop";
+export type Advice = "resume" | "park" | "back_off" | "new_session" | "refresh" | "stop";
 
 /** The names of the codes that a connection ends with; docs/close-codes.md says what they mean. */
 export interface CloseCodes {
@@ -109,8 +109,14 @@ export interface Details {
   message: Message;
   /** A message without a number, which may be missing. */
   volatile: { readonly type: "volatile"; readonly data: any };
-  /** What the server complains about. */
-  error: { readonly type: "error"; readonly code: string; readonly detail?: string; readonly seq?: number };
+  /** What the server complains about. `retry_after`: when it closes now, the next try waits so long, in ms. */
+  error: {
+    readonly type: "error";
+    readonly code: string;
+    readonly detail?: string;
+    readonly seq?: number;
+    readonly retry_after?: number;
+  };
   state: { readonly from: State; readonly to: State };
   /** The next try begins in `delayMs`. */
   retry: { readonly attempt: number; readonly delayMs: number; readonly lane: "fast" | "slow" };
@@ -248,7 +254,8 @@ export class GracefulSocket extends EventTarget {
 
   /**
    * From the first call on, messages wait for an iterator, and are acknowledged when it takes them.
-   * Iterators share them: each message goes to one. They end when the client is closed for good.
+   * Iterators share them: each message goes to one. They end when the client is closed for good; one
+   * that is left (`break`, `return()`) takes no further message.
    */
   readonly [Symbol.asyncIterator]: () => AsyncIterator<Message, undefined>;
 

@@ -108,7 +108,7 @@ function client(emit, urls, options) {
     state = to;
     if (from === to) return;
     emit("state", { from, to });
-    if (to === "parked") emit(to);
+    if (to === "parked") emit("parked");
   }
 
   function start(key, delay, call) {

@@ -97,7 +97,7 @@ export class Chart {
       parts.push(this.label(LEFT - 6, y + 4, short(value), "end"));
     }
     const each = Math.ceil(times.length / Math.max(1, Math.floor((width - LEFT) / ROOM)));
-    for (let i = Math.floor(each / 2); i < times.length && this.x(i) < width - ROOM / 3; i += each) {
+    for (let i = Math.floor(each / 2); i < times.length && this.x(i) < width - ROOM / 2; i += each) {
       parts.push(this.label(this.x(i), HEIGHT - 6, clock(times[i], step * each < 60_000), "middle"));
     }
     parts.push(...this[this.kind](times.length));

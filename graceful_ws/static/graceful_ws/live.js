@@ -59,11 +59,13 @@ function learn({ node, at, figures }) {
   if (!history) return early.push({ node, at, figures });
   const rates = history.add(node, at, figures);
   const before = nodes.get(node.id) ?? {};
-  if (before.heardAt > at) return; // older than what is known
+  const isLate = before.heardAt > at; // its row is newer
   nodes.set(node.id, {
-    ...before, ...node, figures, is_live: ["up", "draining", "drained"].includes(node.state),
-    connections: figures.connections, drain: figures.drain, heardAt: at,
-    ...rates && { rates, ratesAt: at },
+    ...before, figures, ...rates && { rates, ratesAt: at },
+    ...!isLate && {
+      ...node, is_live: ["up", "draining", "drained"].includes(node.state),
+      connections: figures.connections, drain: figures.drain, heardAt: at,
+    },
   });
 }
 
