@@ -137,9 +137,9 @@ async def test_as_many_go_at_once_as_the_excess_is_about_and_a_quarter_at_most(
         used.rest = int(0.46 * LIMIT)  # 86 %: two of 2 % are too many
         await look(node)
         assert codes(peers) == [4106] * 2 + [None] * 14
-        used.rest, used.each = int(0.5 * LIMIT), 0.04 * LIMIT  # 106 %, and then 94 %, 82 %
+        used.rest, used.each = int(0.5 * LIMIT), 0.04 * LIMIT  # 106 %, then 94 %, 86 %, 78 %
         await look(node)
-        assert codes(peers) == [4106] * 8 + [None] * 8
+        assert codes(peers) == [4106] * 9 + [None] * 7
 
 
 async def test_nothing_goes_below_the_share_and_the_share_is_told(node: Node, used: Memory) -> None:

@@ -245,6 +245,7 @@ FIXED = {
     "a `ping` at least every": (Limits().rtt_interval, "s"),
     "a resume waits for a handler of the connection before": (attaching.LET_FINISH, "s"),
     "`retry_after` of a server that is busy": (inbox.RETRY_AFTER, "ms"),
+    "`retry_after` before a 4201, at least": (reader.RETRY_AFTER * 1000, "ms"),
     "handshake": (keyword_default(connection.GracefulClient, "open_timeout"), "s"),
     "from `hello` to `welcome`": (
         keyword_default(connection.GracefulClient, "welcome_timeout"),

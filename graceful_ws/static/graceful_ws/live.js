@@ -84,7 +84,7 @@ const charts = $("charts");
 const pictures = {
   connections: new Chart(charts, { title: "Connections", kind: "area", whole: true, hint: "by node" }),
   messages: new Chart(charts, { title: "Messages", kind: "lines", unit: "/s", hint: "a second, of all nodes" }),
-  rtt: new Chart(charts, { title: "Round trips", kind: "lines", unit: "ms", hint: "of pings: half, 95 % and 99 % are faster" }),
+  rtt: new Chart(charts, { title: "Round trips", kind: "lines", unit: "ms", hint: "of pings, in ms: half, 95 % and 99 % are faster" }),
   resumes: new Chart(charts, { title: "Resumes", kind: "bars", whole: true, hint: "by what became of them" }),
   closes: new Chart(charts, { title: "Closed connections", kind: "bars", whole: true, hint: "by close code" }),
 };
