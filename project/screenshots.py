@@ -172,7 +172,7 @@ LIVE = (
 async def take_all(camera: Camera, site: Supervisor, password: str, minutes: float) -> None:
     await talk_in_the_room(camera, site, minutes)
     await camera.log_in(password)
-    await camera.stand(1280, 760, 1.25)
+    await camera.stand(1720, 900)
     await camera.look(f"{SESSIONS}?state__exact=attached", "!!document.querySelector('.gws-id')")
     await camera.shoot("admin")
     for name, dark in (("light", False), ("dark", True)):

@@ -48,6 +48,8 @@ class History:
         self._before[node] = at, figures
         self._names[node] = name
         row = self._connections.setdefault(node, [None] * self.count)
+        if before is not None:
+            self._between(row, before[0], before[1]["connections"], at, figures["connections"])
         if 0 <= step < self.count:
             row[step] = figures["connections"]
         if before is None:
@@ -64,6 +66,17 @@ class History:
         for code, number in stats["closes"].items():
             self._closes[code][step] += number - earlier["closes"].get(code, 0)
         self._add_rtt(step, stats["rtt"], earlier["rtt"])
+
+    def _between(
+        self, row: list[int | None], since: float, first: int, at: float, last: int
+    ) -> None:
+        """What a node had at the ends of the steps between two samples. Nodes are not sampled at
+        the same time: clients who move would be counted twice, or not at all, for a step."""
+        if at - since > (HOLD + 1) * self.step:
+            return  # nobody knows
+        for step in range(max(0, self._step_of(since)), min(self.count, self._step_of(at))):
+            part = (self.start + (step + 1) * self.step - since) / (at - since)
+            row[step] = round(first + (last - first) * part)
 
     def _add_rtt(self, step: int, now: Figures, earlier: Figures) -> None:
         self._bounds = list(now["bounds"])

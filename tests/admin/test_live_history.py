@@ -47,7 +47,7 @@ def test_counters_become_what_happened_in_each_step() -> None:
     # What was between two samples is spread over the steps between them: no saw.
     assert node["in"][-4:] == pytest.approx([0, 13, 15, 2])
     assert node["out"][-4:] == pytest.approx([0, 0, 26, 4])
-    assert node["connections"][-4:] == [None, 3, 4, 5]
+    assert node["connections"][-4:] == [None, 4, 5, 5]  # as of the end of each step
 
 
 def test_first_sample_of_a_node_counts_nothing() -> None:
@@ -84,6 +84,18 @@ def test_a_node_that_ended_is_not_counted_beside_those_that_took_its_clients() -
     history = build(samples, NOW, 15, ends={"a": ago(39), "unknown": ago(1)}).as_dict()
     assert history["nodes"]["node-1"]["connections"][-4:] == [9, 0, 0, 0]
     assert history["nodes"]["node-2"]["connections"][-4:] == [None, 9, 9, 9]
+
+
+def test_clients_that_move_are_counted_once_though_nodes_are_sampled_at_other_times() -> None:
+    samples = [
+        ("a", "node-1", ago(53), figures(30)),
+        ("b", "node-2", ago(46), figures(0)),
+        ("a", "node-1", ago(38), figures(0)),
+        ("b", "node-2", ago(31), figures(30)),
+    ]
+    nodes = build(samples, NOW, 15).as_dict()["nodes"]
+    both = [nodes[name]["connections"][-4:] for name in ("node-1", "node-2")]
+    assert both == [[4, 0, 0, 0], [12, 30, 30, 30]]
 
 
 def test_closes_and_resumes_are_counted_by_what_they_were() -> None:
