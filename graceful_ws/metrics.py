@@ -11,20 +11,23 @@ import asyncio
 import contextlib
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, multiprocess
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from graceful_ws.conf import settings
 from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.core.transitions import State
 from graceful_ws.node import sampler
+from graceful_ws.node import stats as node_stats
 from graceful_ws.node.node import Node, local_nodes
 from graceful_ws.node.stats import SHORT, SIZES
 from graceful_ws.probes import Probe
@@ -61,18 +64,14 @@ COUNTS = {
     "refused": _counter("handshakes_refused", "Handshakes refused.", ("reason",)),
 }
 HISTOGRAMS = {
-    "rtt": Histogram("graceful_ws_ping_rtt_seconds", "Round trips of pings.", buckets=SHORT),
-    "lag": Histogram(
+    "rtt": ("graceful_ws_ping_rtt_seconds", "Round trips of pings.", SHORT),
+    "lag": (
         "graceful_ws_wakeup_lag_seconds",
         "From the commit that numbered stream messages to the sockets of a node.",
-        buckets=SHORT,
+        SHORT,
     ),
-    "commit": Histogram(
-        "graceful_ws_journal_commit_seconds", "Transactions of the writer.", buckets=SHORT
-    ),
-    "batch": Histogram(
-        "graceful_ws_journal_batch_entries", "Entries in one of them.", buckets=SIZES
-    ),
+    "commit": ("graceful_ws_journal_commit_seconds", "Transactions of the writer.", SHORT),
+    "batch": ("graceful_ws_journal_batch_entries", "Entries in one of them.", SIZES),
 }
 RECLAIMED = _counter("reclaimed", "Idle connections closed under memory pressure.")
 CONNECTIONS = _gauge("connections", "WebSockets by the state of the connection.", ("state",))
@@ -83,6 +82,38 @@ BREAKER = _gauge("breaker_open", "1 open, 0.5 half-open, else 0.", ("breaker",),
 MEMORY = _gauge("memory_share", "Share of the memory limit in use.", mode="livemax")
 
 
+class _Sums(Collector):
+    """What all nodes of the process have observed. prometheus-client's own histogram takes one
+    observation at a time, which several processes need, and one process has no time for."""
+
+    def __init__(self) -> None:
+        self._sums = {name: node_stats.Histogram(one[2]) for name, one in HISTOGRAMS.items()}
+
+    def add(self, name: str, counts: Sequence[int], total: float) -> None:
+        known = self._sums[name]
+        known.counts = [a + b for a, b in zip(known.counts, counts, strict=True)]
+        known.total += total
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        for name, (metric, text, bounds) in HISTOGRAMS.items():
+            known = self._sums[name]
+            names = [*map(floatToGoString, bounds), "+Inf"]
+            buckets = list(zip(names, accumulate(known.counts), strict=True))
+            yield HistogramMetricFamily(metric, text, buckets=buckets, sum_value=known.total)
+
+
+SEVERAL = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+_sums = _Sums()
+_observers = {}
+if SEVERAL:
+    _observers = {
+        name: Histogram(metric, text, buckets=bounds).observe
+        for name, (metric, text, bounds) in HISTOGRAMS.items()
+    }
+else:
+    REGISTRY.register(_sums)
+
+
 class _Told:
     """What the counters have been told of one node already."""
 
@@ -90,8 +121,9 @@ class _Told:
         self.numbers = dict.fromkeys(NUMBERS, 0)
         self.counts: dict[str, dict[Any, int]] = {name: {} for name in COUNTS}
         self.reclaimed = 0
-        for name, histogram in HISTOGRAMS.items():
-            getattr(stats, name).mirror = histogram.observe
+        self.observed = {name: ([0] * (len(one[2]) + 1), 0.0) for name, one in HISTOGRAMS.items()}
+        for name, observe in _observers.items():
+            getattr(stats, name).mirror = observe
 
 
 _told: weakref.WeakKeyDictionary[Node, _Told] = weakref.WeakKeyDictionary()
@@ -112,8 +144,14 @@ def export(node: Node) -> None:
     reclaimed = stats.closes[CloseCode.RECLAIMED]
     RECLAIMED.inc(reclaimed - told.reclaimed)
     told.reclaimed = reclaimed
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # another process may be asked for them
+    if SEVERAL:  # another process may be asked for them
         measure(node)
+        return
+    for name, (counts, total) in told.observed.items():
+        now = getattr(stats, name)
+        new = [a - b for a, b in zip(now.counts, counts, strict=True)]
+        _sums.add(name, new, now.total - total)
+        told.observed[name] = list(now.counts), now.total
 
 
 def measure(node: Node) -> None:
