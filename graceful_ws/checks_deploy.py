@@ -159,7 +159,7 @@ def deployment_problems() -> list[Problem]:
                 " nothing is said, systemd 90.",
             )
         )
-    if _layer_in_memory() and int(os.environ.get("WEB_CONCURRENCY") or 1) > 1:
+    if _layer_in_memory() and os.environ.get("WEB_CONCURRENCY", "") not in ("", "0", "1"):
         problems.append(
             Problem(
                 "W013",

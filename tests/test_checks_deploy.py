@@ -109,7 +109,9 @@ def test_a_grace_that_nobody_has_said_is_asked_for() -> None:
     assert "W014" not in found(deploy=True, termination_grace=40)
 
 
-@pytest.mark.parametrize(("processes", "warned"), [("", False), ("1", False), ("4", True)])
+@pytest.mark.parametrize(
+    ("processes", "warned"), [("", False), ("1", False), ("4", True), ("auto", True)]
+)
 def test_several_processes_do_not_share_a_layer_in_memory(
     processes: str, warned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
