@@ -36,7 +36,7 @@ def check_deployment(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessa
     return [message_of(problem) for problem in deployment_problems()]
 
 
-@register("graceful_ws", Tags.database)
+@register(Tags.database)
 def check_nodes(
     app_configs: Apps = None, databases: Any = None, **kwargs: Any
 ) -> list[CheckMessage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
@@ -77,6 +77,9 @@ class GracefulConsumer(Served, Follower, AsyncJsonWebsocketConsumer):
     unacked_bytes: ClassVar[int | None] = None
     resume_window: ClassVar[float | None] = None
     check_origin: ClassVar[bool | None] = None
+
+    if TYPE_CHECKING:  # with ``**kwargs`` or without, and what it returns goes to the client
+        receive_json: Callable[..., Coroutine[Any, Any, Any]]
 
     session_id: str | None = None  # the public id that others see; None before the attach
 

@@ -20,7 +20,8 @@ def _of_connections(node: Node) -> list[str]:
         name = getattr(task.get_coro(), "__qualname__", "")
         module = getattr(getattr(task.get_coro(), "cr_frame", None), "f_globals", {})
         ours = str(module.get("__name__", "")).startswith(("graceful_ws.", "tests."))
-        if ours and not name.startswith("Backplane."):  # a service, with tasks of its own
+        # A service with tasks of its own, and hypercorn's own two.
+        if ours and not name.startswith(("Backplane.", "raise_shutdown")):
             found.append(name)
     services = ["Node._supervise"] * len(node._service)
     for service in services:

@@ -6,8 +6,11 @@ import asyncio
 import logging
 import random as random_module
 from collections import deque
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as websockets_connect
 
 from graceful_ws.core.breaker import Breaker
 from graceful_ws.core.close_codes import CloseCode
@@ -66,6 +69,7 @@ class GracefulClient(Known):
     * ``on_event`` hears of everything but messages; ``on_message``, if given, gets the messages
       instead of the iteration. Both are called on the event loop and must not block or raise.
     * ``websockets``: further keyword arguments of ``websockets.asyncio.client.connect``
+    * ``opener``: called in its place, for connections that are no sockets
 
     Messages that nobody takes are not acknowledged, and after a while the server sends no others.
     Not for use from several threads. ``close`` has to be awaited at the end; ``async with`` does.
@@ -88,6 +92,7 @@ class GracefulClient(Known):
         random: Callable[[], float] = random_module.random,
         session: ClientSession | None = None,
         websockets: Mapping[str, Any] | None = None,
+        opener: Callable[..., Awaitable[ClientConnection]] = websockets_connect,
     ) -> None:
         self.urls = (urls,) if isinstance(urls, str) else tuple(urls)
         if not self.urls:
@@ -100,7 +105,7 @@ class GracefulClient(Known):
 
         def options() -> SocketOptions:
             fresh = headers() if callable(headers) else headers
-            return SocketOptions(open_timeout, welcome_timeout, fresh, origin, arguments)
+            return SocketOptions(open_timeout, welcome_timeout, fresh, origin, arguments, opener)
 
         self.session = session or ClientSession()
         self._on_event = on_event

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ class SocketOptions:
     headers: Mapping[str, str] | None
     origin: str | None
     arguments: Mapping[str, Any]
+    opener: Callable[..., Awaitable[ClientConnection]] = connect
 
 
 class Socket:
@@ -179,7 +180,7 @@ class Socket:
         # One call for one attempt: iterating over connect() redials without any delay after a
         # connection that was accepted and closed.
         async with asyncio.timeout(options.open_timeout):
-            return await connect(
+            return await options.opener(
                 self.url,
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
                 additional_headers=options.headers,

@@ -18,8 +18,12 @@ from .signals import Stop
 
 logger = logging.getLogger("graceful_ws.servers")
 
-ADAPTERS = {"daphne": "daphne.server", "uvicorn": "uvicorn.server"}  # name → imported module
-OTHERS = {"hypercorn": "hypercorn.asyncio", "granian": "granian.server"}
+ADAPTERS = {  # name → imported module
+    "daphne": "daphne.server",
+    "uvicorn": "uvicorn.server",
+    "hypercorn": "hypercorn.asyncio.run",
+    "granian": "granian.server",
+}
 EXTENSION = "graceful_ws"  # key in scope["extensions"]
 COMPRESSED_FROM = 1024  # bytes: smaller messages go uncompressed although compression was agreed
 Write = Callable[[bytes], bool]
@@ -103,7 +107,7 @@ def current() -> str:
         reactor = sys.modules.get("twisted.internet.reactor")
         if getattr(reactor, "running", False):
             return "daphne"
-    for name, module in {**ADAPTERS, **OTHERS}.items():
+    for name, module in ADAPTERS.items():
         if name != "daphne" and module in sys.modules:
             return name
     return "unknown"

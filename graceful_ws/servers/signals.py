@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -50,11 +50,15 @@ class Stop:
     def draining(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    async def drained(self, on_hurry: Callable[[], None] | None = None) -> None:
+    async def drained(
+        self,
+        on_hurry: Callable[[], None] | None = None,
+        signals: Sequence[signal.Signals] = SIGNALS,
+    ) -> None:
         """Drain, once however many hooks ask, and return when it is over, well or not.
 
         It sets no deadline: the drain has its own. Cancelling a caller leaves the drain running.
-        While it runs the next SIGTERM or SIGINT calls ``hurry``. ``on_hurry`` is called then or
+        While it runs the next of ``signals`` calls ``hurry``. ``on_hurry`` is called then or
         later, once or more, for what the server itself would otherwise go on waiting for; it may
         do no more than set a flag, for it may run in a signal handler.
         """
@@ -63,7 +67,7 @@ class Stop:
             self._counted_at = self._clock()
             self._on_hurry = []
             self._task = loop.create_task(self._run(), name="graceful_ws drain")
-            self._take_signals()
+            self._take_signals(signals)
         if on_hurry is not None:
             self._on_hurry.append(on_hurry)
         assert self._task is not None
@@ -79,11 +83,11 @@ class Stop:
         except Exception:
             logger.exception("The drain failed; the server stops without it.")
 
-    def _take_signals(self) -> None:
+    def _take_signals(self, signals: Sequence[signal.Signals]) -> None:
         """Python delivers signals to its main thread only, and lets only that set handlers."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in SIGNALS:
+        for number in signals:
             if signal.getsignal(number) != self._on_signal:
                 self._previous[number] = signal.signal(number, self._on_signal)
 

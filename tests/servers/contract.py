@@ -312,6 +312,9 @@ class AdapterContract:
     async def test_drain_drops_a_peer_that_never_answers_the_close(self, launch: Launch) -> None:
         server = launch()
         async with peer(server) as silent:
+            async with server.client() as later:
+                await later.order(echo="the peer's handshake is over on both sides")
+                await later.receive()
             server.child.signal(signal.SIGTERM)
             assert await silent.close_codes() == [1012]
         assert server.exit_status() == 0, server.child.log_tail()

@@ -28,7 +28,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """As in a process where nothing is installed and no server has been imported."""
     monkeypatch.setattr(servers, "installed", {})
     monkeypatch.setattr(servers, "missing", {})
-    for module in (*servers.ADAPTERS.values(), *servers.OTHERS.values()):
+    for module in servers.ADAPTERS.values():
         monkeypatch.delitem(sys.modules, module, raising=False)
     return monkeypatch
 

@@ -15,13 +15,14 @@ from tests.support.commands import environment, run_django
 from tests.support.databases import Database
 from tests.support.processes import ChildProcess, free_port, wait_until_ready
 
-ServerName = Literal["daphne", "uvicorn"]
+ServerName = Literal["daphne", "uvicorn", "hypercorn", "granian", "gunicorn"]
+SERVERS: tuple[ServerName, ...] = ("daphne", "uvicorn", "hypercorn", "granian")
 APPLICATION = "tests.asgi:application"
 READY_WITHIN = 30.0  # seconds for a server to answer; about one when the machine is idle
 
 
 class ServerProcess:
-    """One Daphne or uvicorn on a free port of 127.0.0.1, always reaped.
+    """One ASGI server on a free port of 127.0.0.1, always reaped.
 
         with ServerProcess(env=environment(database.url), log_path=path) as server:
             connect(server.ws("/ws/echo/"))
@@ -60,11 +61,18 @@ class ServerProcess:
         self.kill()
 
     def argv(self) -> list[str]:
-        command = [sys.executable, "-m", self.server]
-        if self.server == "daphne":
-            command += ["-b", "127.0.0.1", "-p", str(self.port)]
-        else:
-            command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        options = {
+            "daphne": ["-b", "127.0.0.1", "-p", str(self.port)],
+            "uvicorn": address,
+            "hypercorn": ["--bind", f"127.0.0.1:{self.port}"],
+            "granian": ["--interface", "asginl", *address],
+            "gunicorn": [
+                *("--worker-class", "uvicorn_worker.UvicornWorker"),
+                *("--bind", f"127.0.0.1:{self.port}"),
+            ],
+        }[self.server]
+        command = [sys.executable, "-m", self.server, *options]
         return [*command, *self.arguments, self.application]
 
     def start(self) -> None:

@@ -12,7 +12,7 @@ from tests.support.ledger import LedgerBook
 from tests.support.proxy import Direction, Proxy
 from tests.support.raw import Raw, again
 from tests.support.robot import robots
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
@@ -36,7 +36,7 @@ def generation(site: Site) -> int:
 
 @pytest.mark.parametrize(
     ("server", "direction"),
-    [("daphne", "to_client"), ("daphne", "to_server"), ("uvicorn", "to_client")],
+    [("daphne", "to_server"), *((server, "to_client") for server in SERVERS)],
 )
 async def test_cuts_in_the_middle_of_frames_lose_duplicate_and_reorder_nothing(
     make_site: MakeSite, book: LedgerBook, server: str, direction: Direction
@@ -232,7 +232,7 @@ async def test_take_over_that_came_to_nothing_does_not_leave_the_owner_unheard(
         await later.bye()
 
 
-@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
+@pytest.mark.parametrize("server", SERVERS)
 async def test_clients_that_vanish_at_any_moment_leave_nothing_behind(
     shared_site: MakeSite, server: str
 ) -> None:

@@ -8,6 +8,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -15,12 +16,12 @@ from websockets.exceptions import InvalidStatus
 
 from tests.support.ledger import LedgerBook
 from tests.support.raw import Raw, again
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
 
-@pytest.fixture(params=["daphne", "uvicorn"])
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -107,14 +108,21 @@ async def test_client_that_never_reads_does_not_keep_the_process_past_its_deadli
     assert site.sql("SELECT state FROM graceful_ws_session") == [("detached",)]
 
 
+# hypercorn's parent tells its workers once.
 @pytest.mark.parametrize(
-    ("server", "number"), [("daphne", signal.SIGTERM), ("uvicorn", signal.SIGINT)]
+    ("server", "arguments", "number"),
+    [
+        ("daphne", (), signal.SIGTERM),
+        ("uvicorn", (), signal.SIGINT),
+        ("hypercorn", ("-w", "0"), signal.SIGTERM),
+    ],
+    ids=["daphne", "uvicorn", "hypercorn"],
 )
 async def test_second_signal_closes_at_once_and_the_same_one_twice_counts_once(
-    make_site: MakeSite, server: str, number: signal.Signals
+    make_site: MakeSite, server: str, arguments: Sequence[str], number: signal.Signals
 ) -> None:
     settings = {"drain_window": 30.0, "drain_deadline": 60.0, "drain_rate": 0.1}
-    site = make_site(server=server, settings=settings)
+    site = make_site(server=server, arguments=arguments, settings=settings)
     async with Raw(site.ws("/echo/")) as raw:
         await raw.hello()
         site.node.signal(number)

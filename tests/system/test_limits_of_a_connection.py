@@ -9,7 +9,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.support.proxy import Proxy
 from tests.support.raw import Raw, again
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
@@ -22,7 +22,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(params=["daphne", "uvicorn"])
+@pytest.fixture(params=SERVERS)
 def site(request: pytest.FixtureRequest, shared_site: MakeSite) -> Site:
     return shared_site(server=request.param, settings=SETTINGS)
 

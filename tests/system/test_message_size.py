@@ -8,17 +8,20 @@ import struct
 import pytest
 
 from tests.support.raw import Raw, again
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.system.conftest import MakeSite
 
 IMPLEMENTATIONS = ["websockets-sansio", "websockets"]
 if importlib.util.find_spec("wsproto") is not None:
     IMPLEMENTATIONS.append("wsproto")
-SERVERS = [("daphne", ()), *(("uvicorn", ("--ws", name)) for name in IMPLEMENTATIONS)]
+VARIANTS = [
+    *((server, ()) for server in SERVERS if server != "uvicorn"),
+    *(("uvicorn", ("--ws", name)) for name in IMPLEMENTATIONS),
+]
 TEXT, MORE, LAST = 0x1, 0x0, 0x80
 
 
-@pytest.fixture(params=SERVERS, ids=lambda param: "-".join((param[0], *param[1])))
+@pytest.fixture(params=VARIANTS, ids=lambda param: "-".join((param[0], *param[1])))
 def site(request: pytest.FixtureRequest, shared_site: MakeSite) -> Site:
     server, arguments = request.param
     return shared_site(server=server, arguments=arguments)

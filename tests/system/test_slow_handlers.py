@@ -11,7 +11,7 @@ import pytest
 from tests.support.ledger import LedgerBook
 from tests.support.raw import Raw, again
 from tests.support.robot import robots
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
@@ -66,7 +66,7 @@ def last_outcome(raw: Raw, seq: int) -> str:
     return ""
 
 
-@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
+@pytest.mark.parametrize("server", SERVERS)
 async def test_slow_handler_with_a_full_window_does_not_cost_the_heartbeat(
     make_site: MakeSite, server: str
 ) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.ledger import LedgerBook
 from tests.support.robot import Robot, robots
+from tests.support.servers import SERVERS
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
-SERVERS = ["daphne", "uvicorn"]
 ABSENT = "SELECT state, cause FROM graceful_ws_session WHERE state = 'detached'"
 
 

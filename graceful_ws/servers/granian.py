@@ -1,0 +1,290 @@
+"""granian: a drain before its runtime cancels the connections, and closes that do not hang.
+
+The workers of granian 2.8 stop on a signal of their own event loop: Rust then cancels what serves
+a WebSocket, without a close frame and without a word to the application, and the lifespan
+shutdown comes after it (emmett-framework/granian#796). ``set_loop_signals`` is imported by each
+worker after its application, so that wrapping it from there is early enough.
+
+A connection's ``receive()`` holds what ``websocket.close`` needs, so that a close waits for the
+client's next message, which may never come; a ``send()`` to a peer that does not read holds it
+too. ``_Connection`` stands between the application and granian: it ends a pending ``receive()``
+before it closes. What granian sends by threads of its own cannot be written directly, its limits
+of 16 MiB for a frame and 64 MiB for a message are not to be lowered, and it ignores the headers of
+``websocket.accept``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import signal
+import sys
+import threading
+from typing import Any
+
+import granian._signals as _signals
+import granian.server.mp as _workers
+
+from graceful_ws.core.close_codes import CloseCode, cut_reason
+
+from . import EXTENSION
+from .signals import SIGNALS, Stop
+
+logger = logging.getLogger("graceful_ws.servers")
+
+EXIT_AFTER = 0.2  # seconds that granian gets to stop by itself, when it is in a hurry
+LET_GO = 0.05  # seconds that granian gets for what it does at once
+TRIES = 40  # of that time, for a connection that is dropped
+NOT_ADAPTED = "close() waits for the client's next message, and connections may not be dropped"
+
+
+def set_close_timeout(seconds: float) -> None:
+    """granian waits for no answer: it ends the TCP connection when the close frame has gone."""
+
+
+def install(stop: Stop) -> dict[str, str]:
+    """Wrap what its workers call; return what could not be wrapped, and what is lost by that."""
+    missing = {}
+    set_signals = getattr(_signals, "set_loop_signals", None)
+    if callable(set_signals) and hasattr(getattr(_signals, "WorkerSignal", None), "set"):
+        _signals.set_loop_signals = _drain_first(set_signals, stop)
+    else:
+        missing["granian._signals.set_loop_signals"] = "granian cuts connections without a drain"
+    wrap = getattr(_workers, "_asgi_call_wrap", None)
+    if callable(wrap):
+        _workers._asgi_call_wrap = _wrap_application(wrap)
+    else:
+        missing["granian.server.mp._asgi_call_wrap"] = NOT_ADAPTED
+    return missing
+
+
+def _drain_first(set_signals: Any, stop: Stop) -> Any:
+    @functools.wraps(set_signals)
+    def set_loop_signals(loop: asyncio.AbstractEventLoop) -> Any:
+        told = _told_already()
+        worker = set_signals(loop)
+        draining: list[asyncio.Task[None]] = []
+
+        hurried = threading.Event()
+
+        def begin() -> None:
+            # Once: granian's signal takes two, and a third would block the event loop.
+            if not draining:
+                draining.append(loop.create_task(drain_and_stop()))
+
+        async def drain_and_stop() -> None:
+            try:
+                await stop.drained(hurry)
+            finally:
+                worker.set()
+                if hurried.is_set():
+                    exit_soon()
+
+        def hurry() -> None:
+            hurried.set()
+            if not stop.draining:
+                loop.call_soon_threadsafe(exit_soon)
+
+        def exit_soon() -> None:
+            # Else granian waits for unfinished HTTP requests, without limit.
+            loop.call_later(EXIT_AFTER, sys.exit, 0)
+
+        for number in SIGNALS:
+            try:
+                loop.add_signal_handler(number, begin)
+            except NotImplementedError:  # Windows
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(begin))
+        if told:
+            loop.call_soon(begin)
+        return worker
+
+    return set_loop_signals
+
+
+def _told_already() -> bool:
+    """Whether the worker was told to stop while it loaded the application.
+
+    Until then it has the signal handlers of its parent, of which it is a fork: they set a flag
+    at which nobody looks here, and the parent waits for the worker for ever."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return bool(getattr(server, "interrupt_signal", False))
+
+
+def _wrap_application(wrap: Any) -> Any:
+    @functools.wraps(wrap)
+    def wrap_adapted(application: Any, *args: Any, **kwargs: Any) -> Any:
+        return wrap(_outermost(application), *args, **kwargs)
+
+    return wrap_adapted
+
+
+def _outermost(application: Any) -> Any:
+    @functools.wraps(application, updated=())
+    async def adapted(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            await application(scope, receive, send)
+            return
+        connection = _Connection(receive, send)
+        # A dictionary of its own: granian has one for all connections.
+        scope["extensions"] = {
+            **(scope.get("extensions") or {}),
+            EXTENSION: {"socket": connection},
+        }
+        running = application(scope, connection.receive, connection.send)
+        if type(asyncio.current_task()) is not asyncio.Task:
+            # --task-impl rust: what it runs is no task, and cannot be cancelled.
+            running = asyncio.ensure_future(running)
+        await running
+
+    return adapted
+
+
+class _Connection:
+    """``receive`` and ``send`` of one WebSocket, and ``graceful_ws.servers.Socket``."""
+
+    __slots__ = (
+        *("_body", "_closed", "_closing", "_dropped", "_end", "_loop", "_native_receive"),
+        *("_native_send", "_receiving", "_sending", "__weakref__"),
+    )
+
+    is_closing = False  # granian does not wait for the peer's answer
+    write = None
+
+    def __init__(self, receive: Any, send: Any) -> None:
+        self._native_receive = receive
+        self._native_send = send
+        self._loop = asyncio.get_running_loop()
+        self._receiving: Any = None  # what granian has not answered yet
+        self._sending: list[Any] = []
+        self._closing: Any = None
+        self._closed: asyncio.Event | None = None  # from the application's close on
+        self._end: dict[str, Any] = {}  # what the application receives then
+        self._body: list[bytes] = []  # of a refusal
+        self._dropped: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Any:
+        """The next event; after the application's own close, its code and reason."""
+        if self._closed is None:
+            self._receiving = pending = self._native_receive()
+            try:
+                event = await pending
+            except asyncio.CancelledError:
+                if self._closed is None or _cancelled():
+                    raise
+            else:
+                if event["type"] == "websocket.disconnect":
+                    await self._disconnected(event)
+                return event
+            finally:
+                self._receiving = None
+        await self._closed.wait()
+        return dict(self._end)
+
+    async def _disconnected(self, event: dict[str, Any]) -> None:
+        event.setdefault("reason", "")
+        if event["code"] == CloseCode.NO_STATUS:
+            # Lost, or closed without a code, or granian could not read a frame: it says the same
+            # for all three. The last one is told, by the code that RFC 6455 (7.4.1) has for it.
+            await self._native_send(
+                {"type": "websocket.close", "code": CloseCode.PROTOCOL_ERROR, "reason": ""}
+            )
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Raises OSError when the connection was dropped meanwhile, and what granian raises when
+        the peer is gone (RuntimeError)."""
+        kind = message["type"]
+        if kind == "websocket.close":
+            await self._close(message)
+        elif kind == "websocket.http.response.body":
+            await self._refuse(message)
+        else:
+            await self._pass(message)
+
+    async def _pass(self, message: dict[str, Any]) -> None:
+        if self._dropped is not None:
+            raise ConnectionAbortedError("the connection was dropped")
+        pending = self._native_send(message)
+        self._sending = [one for one in self._sending if not one.done()]
+        if hasattr(pending, "done"):  # no answer of granian that was ready at once
+            self._sending.append(pending)
+        try:
+            await pending
+        except asyncio.CancelledError:
+            if self._dropped is None or _cancelled():
+                raise
+            raise ConnectionAbortedError("the connection was dropped") from None
+
+    async def _refuse(self, message: dict[str, Any]) -> None:
+        """granian takes a body in one piece only, and says nothing when it has sent it."""
+        self._body.append(bytes(message.get("body", b"")))
+        if message.get("more_body"):
+            return
+        self._ends(CloseCode.ABNORMAL, "")
+        whole = {"type": message["type"], "body": b"".join(self._body)}
+        try:
+            await self._native_send(whole)
+        finally:
+            self._over()
+
+    async def _close(self, message: dict[str, Any]) -> None:
+        if self._closed is not None:
+            return
+        code, reason = message.get("code"), message.get("reason")
+        code = int(CloseCode.NORMAL if code is None else code)
+        reason = cut_reason(reason or "")
+        self._ends(code, reason)
+        if self._receiving is not None:
+            self._receiving.cancel()
+        self._closing = self._native_send({"type": message["type"], "code": code, "reason": reason})
+        try:
+            await self._closing
+        except asyncio.CancelledError:
+            if self._dropped is None or _cancelled():
+                raise
+        finally:
+            self._over()
+
+    def _ends(self, code: int, reason: str) -> None:
+        self._closed = asyncio.Event()
+        self._end = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
+
+    def _over(self) -> None:
+        assert self._closed is not None
+        self._closed.set()
+
+    # graceful_ws.servers.Socket
+
+    def drop(self) -> None:
+        if self._dropped is None:
+            self._dropped = self._loop.create_task(self._drop())
+
+    async def _drop(self) -> None:
+        """granian has no way to. But a close takes the connection out of its hands, and is the
+        only one that holds it then: cancelled, it lets go of it, and the socket is closed."""
+        if self._closed is None:
+            self._ends(CloseCode.ABNORMAL, "")
+        close = {"type": "websocket.close", "code": int(CloseCode.INTERNAL_ERROR), "reason": ""}
+        for _ in range(TRIES):
+            for pending in (self._receiving, self._closing, *self._sending):
+                if pending is not None:
+                    pending.cancel()
+            self._closing = self._native_send(close)
+            done, _ = await asyncio.wait([self._closing], timeout=LET_GO)
+            if done:
+                break
+        else:
+            logger.warning("granian does not let go of a connection that was to be dropped.")
+        self._over()
+
+    def limit(self, size: int) -> None:
+        """granian has limits of its own."""
+
+    def is_own(self, send: Any) -> bool:
+        return bool(send == self.send)
+
+
+def _cancelled() -> bool:
+    """Whether it is the running task that was cancelled, not what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

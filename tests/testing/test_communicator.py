@@ -1,0 +1,350 @@
+"""A communicator does what a client does, and says what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from channels.auth import AuthMiddlewareStack
+from channels.exceptions import DenyConnection
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.routing import URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.contrib.auth import get_user_model
+from django.urls import path
+
+from graceful_ws.client import VolatileReceived
+from graceful_ws.consumers import GracefulConsumer
+from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.models import OutboundMessage, Session
+from graceful_ws.testing import (
+    Clock,
+    Closed,
+    ConnectionEnded,
+    GracefulCommunicator,
+    Nacked,
+    Refused,
+    settle,
+)
+from tests.consumers import Broken, Denying, Echo, Room
+
+pytestmark = [pytest.mark.usefixtures("graceful_node"), pytest.mark.sqlite_only]
+
+ECHO = Echo.as_asgi()
+
+
+async def test_send_returns_what_the_handler_returned() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        assert await client.send({"echo": False, "result": {"ok": True}}) == {"ok": True}
+
+
+async def test_message_is_received_with_its_number() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        await client.send("hello")
+        message = await client.receive()
+        assert (message.seq, message.stream, message.data) == (1, None, "hello")
+
+
+async def test_message_is_acknowledged_when_it_is_received() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        await client.send("hello")
+        await settle()
+        assert client.consumer.live.acked_seq == 0
+        await client.receive()
+        await settle()
+        assert client.consumer.live.acked_seq == 1
+
+
+async def test_held_acknowledgements_wait_until_they_are_released(clock: Clock) -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        client.hold_acks()
+        await client.send("hello")
+        await client.receive()
+        await clock.advance(12)  # pings are answered, without what is held
+        assert client.consumer.live.acked_seq == 0
+        assert await OutboundMessage.objects.acount() == 1
+        client.release_acks()
+        await clock.advance(12)  # the node notes acknowledgements now and then
+        assert await OutboundMessage.objects.acount() == 0
+
+
+async def test_failed_handler_raises_nacked_with_its_code() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        with pytest.raises(Nacked) as caught:
+            await client.send({"fail": "on purpose"})
+        assert caught.value.code == "error"
+
+
+async def test_message_that_nobody_expects_is_named() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        assert await client.receive_nothing()
+        await client.send("hello")
+        with pytest.raises(AssertionError, match="hello"):
+            await client.receive_nothing()
+
+
+async def test_receive_nothing_waits_for_threads_and_for_the_commit() -> None:
+    class Late(GracefulConsumer):
+        async def receive_json(self, content: Any, **kwargs: Any) -> None:
+            await asyncio.to_thread(__import__("time").sleep, 0.1)
+            await self.send_json("late")
+
+    async with GracefulCommunicator(Late.as_asgi(), "/ws/") as client:
+        client.send_nowait("go")
+        with pytest.raises(AssertionError, match="late"):
+            await client.receive_nothing()
+
+
+async def test_volatile_messages_go_both_ways() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        assert client.volatile({"send": 1, "volatile": True, "echo": False})
+        assert (await client.receive_volatile())["n"] == 0
+        await client.send({"send": 1, "volatile": True, "echo": False})
+        assert (await client.event(VolatileReceived)).data["n"] == 0
+        assert await client.receive_nothing()
+
+
+async def test_what_no_client_says_is_closed_as_the_protocol_has_it() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        client.send_text("not JSON")
+        assert (await client.wait_closed()).code == CloseCode.INVALID_DATA
+
+
+# --- lost and resumed ----------------------------------------------------------------------------
+
+
+async def test_resume_brings_what_was_sent_meanwhile() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        await client.send("one")
+        await client.receive()
+        await client.drop()
+        assert client.closed == Closed(1006, "dropped")
+        await asend_to_session(client, "two")
+        resumed = await client.resume()
+        assert resumed.resumed
+        assert [m.data for m in resumed.messages] == ["two"]
+        assert (resumed.duplicates, resumed.gaps) == (0, ())
+        assert (await client.receive()).data == "two"
+        assert await client.receive_nothing()
+
+
+async def asend_to_session(client: GracefulCommunicator, data: Any) -> None:
+    from graceful_ws.publishing import asend_to_session
+
+    assert client.session_id is not None
+    await asend_to_session(client.session_id, data)
+
+
+async def test_message_that_was_not_received_is_lost_with_the_network_and_comes_again() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        await client.send("one")
+        await settle()
+        await client.drop()
+        assert [m.data for m in (await client.resume()).messages] == ["one"]
+        assert (await client.receive()).data == "one"
+
+
+async def test_older_number_brings_copies_that_are_not_handed_out() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        client.hold_acks()
+        for text in ("one", "two"):
+            await client.send(text)
+            await client.receive()
+        await client.drop()
+        resumed = await client.resume(last_seq=0)
+        assert (resumed.messages, resumed.duplicates) == ((), 2)
+        assert await client.receive_nothing()
+
+
+async def test_message_without_an_answer_is_sent_again_and_handled_once() -> None:
+    handled: list[Any] = []
+    gate = asyncio.Event()
+
+    class Slow(GracefulConsumer):
+        async def receive_json(self, content: Any, **kwargs: Any) -> str:
+            handled.append(content)
+            await gate.wait()
+            return "done"
+
+    async with GracefulCommunicator(Slow.as_asgi(), "/ws/") as client:
+        answer = client.send_nowait("order")
+        await settle()
+        dropping = asyncio.create_task(client.drop())
+        await settle()
+        gate.set()
+        await dropping
+        assert not answer.done()
+        assert (await client.resume()).resumed
+        assert await answer == "done"
+        assert handled == ["order"]
+
+
+async def test_send_says_that_the_connection_ended_and_resume_sends_it() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        await client.send({"echo": False})
+        await client.drop()
+        with pytest.raises(ConnectionEnded) as caught:
+            await client.send("again")
+        assert caught.value.code == 1006
+        await client.resume()
+        assert (await client.receive()).data == "again"
+
+
+async def test_close_keeps_the_session_and_bye_ends_it() -> None:
+    client = GracefulCommunicator(ECHO, "/ws/")
+    await client.connect()
+    await client.close()
+    assert (await client.resume()).resumed
+    await client.bye()
+    assert client.closed == Closed(1000, "bye")
+    assert (await Session.objects.aget()).state == Session.State.ENDED
+    resumed = await client.resume()
+    assert not resumed.resumed
+    assert [gap.reason for gap in resumed.gaps] == ["expired"]
+    await client.bye()
+
+
+async def test_session_goes_on_with_another_client_object() -> None:
+    first = GracefulCommunicator(ECHO, "/ws/")
+    await first.connect()
+    await first.send("one")
+    await first.receive()
+    await first.drop()
+    async with GracefulCommunicator(
+        ECHO, "/ws/", session_token=first.session_token, last_seq=first.last_seq
+    ) as second:
+        assert second.resumed
+        assert second.session_id == first.session_id
+        assert await second.receive_nothing()
+
+
+async def test_twin_takes_the_session_over() -> None:
+    async with GracefulCommunicator(ECHO, "/ws/") as client, client.twin() as twin:
+        assert (await client.wait_closed()).code == CloseCode.SUPERSEDED
+        assert twin.resumed
+        assert twin.session_id == client.session_id
+
+
+# --- who may connect -----------------------------------------------------------------------------
+
+
+async def test_refused_handshake_has_a_status() -> None:
+    with pytest.raises(Refused) as caught:
+        await GracefulCommunicator(Denying.as_asgi(), "/ws/").connect()
+    assert caught.value.status == 403
+
+
+async def test_denial_response_has_its_body() -> None:
+    with pytest.raises(Refused, match="connect"):
+        await GracefulCommunicator(Broken.as_asgi(), "/ws/").connect()
+
+
+async def test_close_before_the_welcome_is_told() -> None:
+    class Closing(GracefulConsumer):
+        async def connect(self) -> None:
+            await self.accept()
+            await self.close(4601, "log in")
+
+    with pytest.raises(ConnectionEnded, match="4601 log in"):
+        await GracefulCommunicator(Closing.as_asgi(), "/ws/").connect()
+
+
+async def test_application_without_the_protocol_is_told_apart() -> None:
+    class Other(AsyncJsonWebsocketConsumer):
+        pass
+
+    with pytest.raises(ConnectionEnded, match="did not accept graceful"):
+        await GracefulCommunicator(Other.as_asgi(), "/ws/").connect()
+
+
+async def test_error_of_the_application_is_raised() -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        raise ZeroDivisionError("in a middleware")
+
+    with pytest.raises(ZeroDivisionError):
+        await GracefulCommunicator(application, "/ws/").connect()
+
+
+async def test_user_headers_and_path_come_through_the_usual_middleware() -> None:
+    class Who(GracefulConsumer):
+        async def connect(self) -> None:
+            if not self.scope["user"].is_authenticated:
+                raise DenyConnection
+            await self.accept()
+
+        async def receive_json(self, content: Any, **kwargs: Any) -> list[Any]:
+            kwargs = self.scope["url_route"]["kwargs"]
+            own = dict(self.scope["headers"])[b"x-own"].decode()
+            return [self.scope["user"].username, kwargs, self.scope["query_string"].decode(), own]
+
+    application = AllowedHostsOriginValidator(
+        AuthMiddlewareStack(URLRouter([path("ws/<slug:room>/", Who.as_asgi())]))
+    )
+    ann = await get_user_model().objects.acreate_user("ann")
+    async with GracefulCommunicator(
+        application, "/ws/lobby/?a=1", user=ann, headers={"X-Own": "yes"}
+    ) as client:
+        assert await client.send("who?") == ["ann", {"room": "lobby"}, "a=1", "yes"]
+        assert client.consumer.scope["user"] == ann
+    foreign = GracefulCommunicator(
+        application, "/ws/lobby/", user=ann, headers=[(b"origin", b"http://elsewhere.example")]
+    )
+    with pytest.raises(Refused):
+        await foreign.connect()
+    with pytest.raises(Refused):
+        await GracefulCommunicator(application, "/ws/lobby/").connect()
+
+
+# --- from elsewhere ------------------------------------------------------------------------------
+
+
+async def test_publish_and_send_reach_it() -> None:
+    from graceful_ws.publishing import apublish, asend_to_user
+
+    ann = await get_user_model().objects.acreate_user("ann")
+    async with GracefulCommunicator(Room.as_asgi(), "/?stream=news", user=ann) as client:
+        await settle()
+        await apublish("news", "published")
+        message = await client.receive()
+        assert (message.stream, message.seq, message.data) == ("news", 1, "published")
+        await asend_to_user(ann, "to the user")
+        assert (await client.receive()).data == "to the user"
+        await asend_to_session(client, "to the session")
+        assert (await client.receive()).data == "to the session"
+        assert await client.receive_nothing()
+
+
+async def test_presence_is_told() -> None:
+    room = Room.as_asgi()
+    async with GracefulCommunicator(room, "/?stream=lobby&presence=1") as ann:
+        assert (await ann.receive()).data["type"] == "client_join"
+        async with GracefulCommunicator(room, "/?stream=lobby&presence=1") as bob:
+            joined = await ann.receive()
+            assert joined.data["client_id"] == bob.session_id
+        gone = await ann.receive()
+        assert (gone.data["type"], gone.data["cause"]) == ("client_exit", "bye")
+
+
+async def test_missed_messages_of_a_stream_are_replayed() -> None:
+    from graceful_ws.publishing import apublish
+
+    async with GracefulCommunicator(Room.as_asgi(), "/?stream=news") as client:
+        await settle()
+        await client.drop()
+        await apublish("news", 1)
+        await settle()
+        resumed = await client.resume()
+        assert [(m.stream, m.data) for m in resumed.messages] == [("news", 1)]
+
+
+# --- what is left --------------------------------------------------------------------------------
+
+
+async def test_nothing_is_left_of_a_connection() -> None:
+    before = asyncio.all_tasks()
+    for _ in range(2):
+        async with GracefulCommunicator(ECHO, "/ws/") as client:
+            await client.send("hello")
+    await settle()
+    assert asyncio.all_tasks() == before
