@@ -177,7 +177,7 @@ const token = page.querySelector("[name=csrfmiddlewaretoken]").value;
 const asking = new Asking($("dialog"), token, say, (what) => $(what === "close" ? "sessions-title" : "nodes-title"));
 
 function say(text) {
-  $("said").textContent = text;
+  if (socket.state !== "closed") $("said").textContent = text; // else why it was closed stays
   look();
 }
 
