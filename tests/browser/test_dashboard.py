@@ -111,10 +111,6 @@ async def clients(site: Site, count: int) -> AsyncIterator[list[GracefulClient]]
                 await client.send("hello")
             await asyncio.sleep(0.1)
 
-    if len(site.nodes) > 1:  # none is chosen for sure, and a node begins with its first connection
-        for node in site.nodes:
-            async with GracefulClient(node.ws("/echo/"), probe=None):
-                pass
     async with contextlib.AsyncExitStack() as stack:
         made = []
         for number in range(count):
@@ -125,6 +121,7 @@ async def clients(site: Site, count: int) -> AsyncIterator[list[GracefulClient]]
                 on_message=lambda message: None,
                 on_event=lambda event: None,
                 probe=None,
+                random=lambda: 0.4,  # of two the first
             )
             made.append(await stack.enter_async_context(client))
         talking = [asyncio.create_task(talk(client)) for client in made]
