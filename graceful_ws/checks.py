@@ -75,23 +75,27 @@ def check_consumers(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessag
 
 
 def consumer_classes() -> list[Any]:
-    """Every subclass of GracefulConsumer that has been imported."""
-    from graceful_ws.consumers import GracefulConsumer
+    """Every subclass of our consumers that has been imported."""
+    from graceful_ws.consumers import GracefulConsumer, GracefulWebsocketConsumer
 
-    return list(dict.fromkeys(_subclasses(GracefulConsumer)))  # once, though there may be diamonds
+    found = [*_subclasses(GracefulConsumer), *_subclasses(GracefulWebsocketConsumer)]
+    return list(dict.fromkeys(found))  # once, though there may be diamonds
 
 
 def consumer_problems(cls: Any) -> list[Problem]:
     """What is wrong with one consumer class: its handlers, and the limits among its attributes."""
-    from graceful_ws.consumers import GracefulConsumer
+    from graceful_ws.consumers import GracefulConsumer, GracefulWebsocketConsumer
 
     problems = []
     transaction = cls.receive_in_transaction
-    if transaction is not None and cls.receive_json is not GracefulConsumer.receive_json:
+    is_json = issubclass(cls, GracefulConsumer)
+    handler = "receive_json" if is_json else "receive"
+    base = GracefulConsumer if is_json else GracefulWebsocketConsumer
+    if transaction is not None and getattr(cls, handler) is not getattr(base, handler):
         problems.append(
             Problem(
                 "E008",
-                f"{cls.__qualname__} defines both receive_json and receive_in_transaction.",
+                f"{cls.__qualname__} defines both {handler} and receive_in_transaction.",
                 "A message has one handler: keep the one, or set receive_in_transaction = None.",
             )
         )

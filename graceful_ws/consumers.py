@@ -1,40 +1,130 @@
-"""``GracefulConsumer``: Channels in, the core in the middle, Channels out."""
+"""The consumers to derive from: ``GracefulConsumer`` for JSON, and one for text and bytes."""
 
 from __future__ import annotations
 
-import asyncio
+import base64
+import binascii
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
-from graceful_ws import handshake
-from graceful_ws.core.close_codes import CloseCode, is_application_code
+from graceful_ws.base import Graceful, check_not_collecting, collecting
+from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.core.frames import (
-    SUBPROTOCOL,
-    Gap,
     ProtocolError,
     check_data,
     check_text,
     decode_plain,
     encode_data,
 )
-from graceful_ws.following import Follower
-from graceful_ws.node.identity import identity
-from graceful_ws.node.limits import ConnectionLimits, limits_of
-from graceful_ws.node.live import LiveConnection
-from graceful_ws.node.transaction import collected, plain_transaction
-from graceful_ws.serving import Served
-from graceful_ws.store.attach import Identity
+from graceful_ws.serving import Serving
 from graceful_ws.store.base import JournalUnavailable
 from graceful_ws.store.entries import Fenced
 
-__all__ = ["Fenced", "GracefulConsumer", "JournalUnavailable"]
+__all__ = ["Fenced", "GracefulConsumer", "GracefulWebsocketConsumer", "JournalUnavailable"]
 
-DENIED_WAIT = 2.0  # seconds that a refused handshake may take to end
+if TYPE_CHECKING:  # whose receive_json may return nothing, says types-channels
+    from channels.generic.websocket import AsyncWebsocketConsumer as JsonConsumer
+else:
+    JsonConsumer = AsyncJsonWebsocketConsumer
 
 
-class GracefulConsumer(Served, Follower, AsyncJsonWebsocketConsumer):
+class UnreadableText(ValueError):
+    """A plain client's message is not JSON."""
+
+
+class JsonServing(Serving):
+    """Content is data: what travels."""
+
+    __slots__ = ()
+
+    def content_of(self, data: Any) -> Any:
+        return data
+
+    def received(self, data: Any) -> Awaitable[Any]:
+        received: Awaitable[Any] = self.consumer.receive_json(data)
+        return received
+
+    async def received_plain(self, text: str | None, data: bytes | None) -> None:
+        live = self.live
+        if not text and type(self.consumer).receive is AsyncJsonWebsocketConsumer.receive:
+            live.close(CloseCode.UNSUPPORTED_DATA, "this consumer takes JSON text")
+            return
+        try:
+            if self.has_transaction:
+                await self.in_plain_transaction(decode_plain(text or ""))
+            else:
+                await super().received_plain(text, data)
+        except ProtocolError as error:
+            live.close(error.code, error.reason)
+        except UnreadableText as error:
+            live.close(CloseCode.INVALID_DATA, str(error))
+
+    async def encode(self, content: Any) -> str:
+        consumer = self.consumer
+        if type(consumer).encode_json.__func__ is AsyncJsonWebsocketConsumer.encode_json.__func__:  # type: ignore[attr-defined]
+            return await super().encode(content)
+        return self.own_text(await consumer.encode_json(content))
+
+    async def send(self, content: Any, close: bool | int, volatile: bool) -> None:
+        await self.live.send_data(await self.encode(content), volatile=volatile)
+        if close:
+            await self.consumer.close(close)
+
+    def own_text(self, text: str) -> str:
+        return check_text(text) if self.live.plain else self.checked(check_data(text))
+
+
+class TextServing(Serving):
+    """Content is text or bytes, and what travels is JSON."""
+
+    __slots__ = ()
+
+    def content_of(self, data: Any) -> str | bytes:
+        if isinstance(data, str):
+            return data
+        if isinstance(data, dict) and data.keys() == {"bytes"} and isinstance(data["bytes"], str):
+            with contextlib.suppress(binascii.Error, ValueError):
+                return base64.b64decode(data["bytes"], validate=True)
+        return encode_data(data)
+
+    def received(self, data: Any) -> Awaitable[Any]:
+        return self.hand_over(self.content_of(data))
+
+    def hand_over(self, content: str | bytes) -> Awaitable[Any]:
+        name = "text_data" if isinstance(content, str) else "bytes_data"
+        received: Awaitable[Any] = self.consumer.receive(**{name: content})
+        return received
+
+    async def received_plain(self, text: str | None, data: bytes | None) -> None:
+        if self.has_transaction:
+            await self.in_plain_transaction(data if text is None else text)
+        else:
+            await super().received_plain(text, data)
+
+    async def send(self, content: str | bytes | None, close: bool | int, volatile: bool) -> None:
+        if content is None:
+            raise ValueError("You must pass one of bytes_data or text_data")
+        data = self.on_wire(content)
+        if isinstance(data, bytes):
+            await self.send_bytes(data)
+        else:
+            await self.live.send_data(data, volatile=volatile)
+        if close:
+            await self.consumer.close(close)
+
+    def on_wire(self, content: str | bytes) -> str | bytes:
+        """Bytes only to a plain client."""
+        if self.live.plain:
+            return check_text(content) if isinstance(content, str) else bytes(content)
+        if isinstance(content, str):
+            return self.checked(encode_data(content))
+        return self.checked(encode_data({"bytes": base64.b64encode(content).decode()}))
+
+
+class GracefulConsumer(Graceful, JsonConsumer):
     """An ``AsyncJsonWebsocketConsumer`` whose clients lose nothing, in either direction.
 
     ``connect``, ``receive_json``, ``send_json``, ``disconnect`` and ``groups`` work as in Channels.
@@ -54,48 +144,14 @@ class GracefulConsumer(Served, Follower, AsyncJsonWebsocketConsumer):
     session. What ``receive_json`` returns goes back to the client with the acknowledgement.
     """
 
-    resumable: ClassVar[bool] = True  # False: heartbeat, drain and registry, but no journal
-    receive_in_transaction: ClassVar[Callable[..., Any] | None] = None
+    _graceful_class = JsonServing
+    if TYPE_CHECKING:
+        receive_json: Callable[..., Coroutine[Any, Any, Any]]  # with ``**kwargs`` or without
 
-    # Limits of this class; None takes the setting of the same name. Seconds and bytes.
-    connecting_timeout: ClassVar[float | None] = None
-    idle_timeout: ClassVar[float | None] = None
-    close_when_idle: ClassVar[bool | None] = None
-    closing_timeout: ClassVar[float | None] = None
-    heartbeat_interval: ClassVar[float | None] = None
-    heartbeat_timeout: ClassVar[float | None] = None
-    max_missed: ClassVar[int | None] = None
-    handler_timeout: ClassVar[float | None] = None
-    close_on_error: ClassVar[bool | None] = None
-    progress_timeout: ClassVar[float | None] = None
-    message_rate: ClassVar[float | None] = None
-    message_burst: ClassVar[int | None] = None
-    message_bytes: ClassVar[int | None] = None
-    hello_bytes: ClassVar[int | None] = None
-    send_bytes: ClassVar[int | None] = None
-    unacked: ClassVar[int | None] = None
-    unacked_bytes: ClassVar[int | None] = None
-    resume_window: ClassVar[float | None] = None
-    check_origin: ClassVar[bool | None] = None
-
-    if TYPE_CHECKING:  # with ``**kwargs`` or without, and what it returns goes to the client
-        receive_json: Callable[..., Coroutine[Any, Any, Any]]
-
-    session_id: str | None = None  # the public id that others see; None before the attach
-
-    # --- to override --------------------------------------------------------------------------
-
-    async def session_started(self) -> None:
-        """The session is new. Runs once, before its first message."""
-
-    async def resumed(self) -> None:
-        """The session goes on over a new connection; missed messages are on their way."""
-
-    async def session_ended(self) -> None:
-        """The session is over for good: bye, ``close()``, an operator, or nobody resumed it."""
-
-    async def on_gap(self, gap: Gap) -> None:
-        """The client was told that messages are missing and why (``gap.reason``)."""
+        @classmethod
+        async def encode_json(cls, content: Any) -> str: ...
+        @property
+        def _graceful(self) -> JsonServing: ...
 
     async def receive_volatile(self, content: Any) -> None:
         """An unnumbered message; goes to ``receive_json`` unless overridden."""
@@ -116,21 +172,12 @@ class GracefulConsumer(Served, Follower, AsyncJsonWebsocketConsumer):
         the session has moved to another connection or ended, JournalUnavailable while the
         database is away.
         """
-        if collected() is not None:
-            raise RuntimeError("inside receive_in_transaction use self.reply(content)")
-        return self._send_json(content, close, volatile)
-
-    async def _send_json(self, content: Any, close: bool | int, volatile: bool) -> None:
-        await self._live.send_data(await self._encode(content), volatile=volatile)
-        if close:
-            await self.close(close)
+        check_not_collecting("self.reply(content)")
+        return self._graceful.send(content, close, volatile)
 
     def reply(self, content: Any) -> None:
         """Inside ``receive_in_transaction``: a message that commits with the handler's effect."""
-        replies = collected()
-        if replies is None:
-            raise RuntimeError("reply() belongs in receive_in_transaction; await send_json() here")
-        replies.append(self._checked(encode_data(content)))
+        collecting("await send_json()").append(self._graceful.checked(encode_data(content)))
 
     async def send(  # type: ignore[override]
         self,
@@ -139,107 +186,19 @@ class GracefulConsumer(Served, Follower, AsyncJsonWebsocketConsumer):
         close: bool | int = False,
     ) -> None:
         """As in Channels; to a ``graceful.v1`` client text has to be JSON and bytes cannot go."""
-        live = self._live
+        serving = self._graceful
         if text_data is not None:
-            await live.send_data(self._own_text(text_data))
+            await serving.live.send_data(serving.own_text(text_data))
         elif bytes_data is not None:
-            if not live.plain:
-                raise ValueError("graceful.v1 carries JSON text; bytes cannot be sent")
-            await live.outbox.wait_uncrowded()
-            live.outbox.plain(bytes_data)
+            if not serving.live.plain:
+                raise ValueError(
+                    "graceful.v1 carries JSON: bytes are for a GracefulWebsocketConsumer"
+                )
+            await serving.send_bytes(bytes_data)
         else:
             raise ValueError("You must pass one of bytes_data or text_data")
         if close:
             await self.close(close)
-
-    async def accept(self, subprotocol: str | None = None, headers: Any = None) -> None:
-        live = self._live
-        live.check_lives()
-        if subprotocol is None and not live.plain:
-            subprotocol = SUBPROTOCOL
-        elif subprotocol != SUBPROTOCOL:
-            live.make_plain()
-        await super().accept(subprotocol, headers)
-        live.check_lives()  # it may have gone while the handshake was answered
-        self._accepted = True
-        live.opened()
-
-    async def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
-        """Closes the connection and ends the session. A code of the application's own (3000-3999,
-        4600-4999) is passed through; otherwise ``graceful.v1`` clients get 4507."""
-        live = self._live
-        if not self._accepted:
-            await super().close(code, reason)
-            asyncio.get_running_loop().call_later(DENIED_WAIT, live.reader.give_up)
-            return
-        number = CloseCode.NORMAL if code is None or code is True else int(code)
-        if not live.plain and not is_application_code(number):
-            number = CloseCode.ENDED_BY_APPLICATION
-        live.close(number, reason or "", end="closed")
-
-    # --- what the node asks -------------------------------------------------------------------
-
-    @property
-    def _live(self) -> LiveConnection:
-        if self.live is None:
-            raise RuntimeError("the consumer has no connection yet")
-        return self.live
-
-    @property
-    def limits(self) -> ConnectionLimits:
-        return limits_of(type(self))  # type: ignore[arg-type]
-
-    def overrides(self, hook: str) -> bool:
-        """Whether the application has this hook. One that it has not costs no task in a storm."""
-        own = getattr(type(self), hook) is not getattr(GracefulConsumer, hook)
-        return own or hook in vars(self)
-
-    @property
-    def has_transaction(self) -> bool:
-        return self.receive_in_transaction is not None
-
-    @classmethod
-    def label(cls) -> str:
-        """A token is good for the same class only."""
-        return f"{cls.__module__}.{cls.__qualname__}"
-
-    def identity(self) -> Identity:
-        return identity(self.scope)
-
-    def remote_address(self) -> str:
-        client = self.scope.get("client")
-        return str(client[0])[:64] if client else ""
-
-    def user_agent(self) -> str:
-        return handshake.header(self.scope, b"user-agent")[:200]
-
-    def gap_told(self, gap: Gap) -> None:
-        self._live.inbox.call(lambda: self.on_gap(gap))
-
-    def plain_call(self, text: str | None, data: bytes | None) -> Callable[[], Awaitable[Any]]:
-        return lambda: self._receive_plain(text, data)
-
-    async def _receive_plain(self, text: str | None, data: bytes | None) -> None:
-        live = self._live
-        if not text and type(self).receive is AsyncJsonWebsocketConsumer.receive:
-            live.close(CloseCode.UNSUPPORTED_DATA, "this consumer takes JSON text")
-            return
-        if self.has_transaction:
-            try:
-                content = decode_plain(text or "")
-            except ProtocolError as error:
-                live.close(error.code, error.reason)
-                return
-            replies = await live.node.handler_threads.run(plain_transaction, self, content)
-            for reply in replies:
-                live.outbox.plain(reply)
-            return
-        try:
-            await self.receive(text_data=text, bytes_data=data)
-        except UnreadableText as error:
-            live.close(CloseCode.INVALID_DATA, str(error))
-
-    # --- coding -------------------------------------------------------------------------------
 
     @classmethod
     async def decode_json(cls, text_data: str) -> Any:
@@ -248,21 +207,46 @@ class GracefulConsumer(Served, Follower, AsyncJsonWebsocketConsumer):
         except ProtocolError as error:
             raise UnreadableText(error.reason) from None
 
-    async def _encode(self, content: Any) -> str:
-        own = type(self).encode_json.__func__  # type: ignore[attr-defined]
-        if own is AsyncJsonWebsocketConsumer.encode_json.__func__:  # type: ignore[attr-defined]
-            return self._checked(encode_data(content))
-        return self._own_text(await self.encode_json(content))
 
-    def _own_text(self, text: str) -> str:
-        return check_text(text) if self._live.plain else self._checked(check_data(text))
+class GracefulWebsocketConsumer(Graceful):
+    """An ``AsyncWebsocketConsumer``, for text and bytes, with all that ``GracefulConsumer`` has.
 
-    def _checked(self, text: str) -> str:
-        limit = self.limits.send_bytes
-        if len(text) * 4 > limit and len(text.encode()) > limit:
-            raise ValueError(f"{len(text.encode())} bytes, over send_bytes ({limit})")
-        return text
+    ``receive(text_data=None, bytes_data=None)`` and ``send(text_data=None, bytes_data=None)`` work
+    as in Channels, for every client. A ``graceful.v1`` client, whose messages are JSON, sends and
+    gets text as a string, and bytes as ``{"bytes": "<base64>"}`` (RFC 4648, section 4); anything
+    else that it sends arrives as its JSON text.
 
+    What ``receive`` returns goes back to the client with the acknowledgement. In place of
+    ``receive``, ``receive_in_transaction(content)`` takes a str or bytes, and so does ``reply``.
+    What is published to a stream remains JSON, for plain clients too.
+    """
 
-class UnreadableText(ValueError):
-    """A plain client's message is not JSON."""
+    _graceful_class = TextServing
+    if TYPE_CHECKING:
+
+        @property
+        def _graceful(self) -> TextServing: ...
+
+    async def receive_volatile(self, content: str | bytes) -> None:
+        """An unnumbered message; goes to ``receive`` unless overridden."""
+        await self._graceful.hand_over(content)
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def send(  # type: ignore[override]
+        self,
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        close: bool | int = False,
+        *,
+        volatile: bool = False,
+    ) -> Coroutine[Any, Any, None]:
+        """Sends text or bytes; awaiting it waits until the message is kept, and raises, as
+        ``GracefulConsumer.send_json`` does. ``volatile``: see there."""
+        check_not_collecting("self.reply(content)")
+        content = bytes_data if text_data is None else text_data
+        return self._graceful.send(content, close, volatile)
+
+    def reply(self, content: str | bytes) -> None:
+        """Inside ``receive_in_transaction``: a message that commits with the handler's effect."""
+        collecting("await send()").append(self._graceful.on_wire(content))

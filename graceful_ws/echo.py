@@ -9,11 +9,22 @@ login.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from graceful_ws.consumers import GracefulConsumer
+from graceful_ws.consumers import GracefulConsumer, JsonServing
 from graceful_ws.core.close_codes import CloseCode
+
+
+class EchoServing(JsonServing):
+    """Which of its messages are JSON is not asked."""
+
+    __slots__ = ()
+
+    async def received_plain(self, text: str | None, data: bytes | None) -> None:
+        if data is not None and len(data) > self.limits.message_bytes:
+            await self.consumer.close(CloseCode.MESSAGE_TOO_BIG, f"{len(data)} bytes")
+        else:
+            await self.consumer.send(text_data=text, bytes_data=data)
 
 
 class EchoConsumer(GracefulConsumer):
@@ -24,18 +35,11 @@ class EchoConsumer(GracefulConsumer):
     ``graceful.v1`` gets back the text or bytes that it sent, JSON or not.
     """
 
+    _graceful_class = EchoServing
+
     def receive_in_transaction(self, content: Any) -> Any:
         self.reply(content)
         return content
 
     async def receive_volatile(self, content: Any) -> None:
         await self.send_json(content, volatile=True)
-
-    def plain_call(self, text: str | None, data: bytes | None) -> Callable[[], Awaitable[Any]]:
-        return lambda: self._echo(text, data)
-
-    async def _echo(self, text: str | None, data: bytes | None) -> None:
-        if data is not None and len(data) > self.limits.message_bytes:
-            await self.close(CloseCode.MESSAGE_TOO_BIG, f"{len(data)} bytes")
-        else:
-            await self.send(text_data=text, bytes_data=data)

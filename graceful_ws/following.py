@@ -1,4 +1,4 @@
-"""The half of a consumer that follows streams and publishes to them."""
+"""Streams: what a consumer offers for them, and what its node asks about them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from graceful_ws.store.base import JournalUnavailable
 
 if TYPE_CHECKING:
     from graceful_ws.node.live import LiveConnection
+    from graceful_ws.serving import Serving
 
 
 class Follower:
-    """What ``GracefulConsumer`` offers for streams."""
+    """What consumers offer for streams."""
 
     streams: ClassVar[Sequence[str]] = ()  # what every session follows
     presence: ClassVar[bool] = False  # True: streams are told when a session comes and goes
 
-    _accepted: bool
-
     @property
-    def _live(self) -> LiveConnection:
-        raise NotImplementedError
-
-    async def _encode(self, content: Any) -> str:
+    def _graceful(self) -> Serving:
         raise NotImplementedError
 
     async def may_subscribe(self, stream: str) -> bool:
@@ -47,32 +43,22 @@ class Follower:
         Raises ValueError for a bad name or past ``subscriptions`` streams, Fenced and
         JournalUnavailable as ``send_json`` does.
         """
-        self._check_accepted("subscribe")
+        serving = self._graceful
+        serving.check_accepted("subscribe")
         wanted = self.presence if presence is None else presence
-        presence = wanted and not self.has_audience
-        await self._live.subscriptions.subscribe(stream, presence=presence)
-
-    @property
-    def has_audience(self) -> bool:
-        return type(self).exit_audience is not Follower.exit_audience
-
-    def follows_all(self, followed: Collection[str | None]) -> bool:
-        """Whether ``follow_streams`` has nothing to do for a session that follows these."""
-        if not self.streams:
-            return not self.has_audience
-        if self.presence or self.has_audience:
-            return False
-        return all(stream in followed for stream in self.streams)
+        presence = wanted and not serving.has_audience
+        await serving.live.subscriptions.subscribe(stream, presence=presence)
 
     async def unsubscribe(self, stream: str) -> None:
         """Follows ``stream`` no longer. Raises as ``subscribe`` does."""
-        self._check_accepted("unsubscribe")
-        await self._live.subscriptions.unsubscribe(stream, told=not self.has_audience)
+        serving = self._graceful
+        serving.check_accepted("unsubscribe")
+        await serving.live.subscriptions.unsubscribe(stream, told=not serving.has_audience)
 
     @property
     def subscriptions(self) -> frozenset[str]:
         """The streams that the session follows."""
-        return self._live.subscriptions.names
+        return self._graceful.live.subscriptions.names
 
     async def publish(self, stream: str, content: Any) -> None:
         """Sends ``content`` to everybody who follows ``stream``; returns when it is kept.
@@ -80,29 +66,53 @@ class Follower:
         In ``receive_in_transaction`` call ``graceful_ws.publishing.publish`` instead, which takes
         part in the transaction. Raises ValueError, Fenced and JournalUnavailable.
         """
-        self._check_accepted("publish")
-        await self._live.subscriptions.publish(stream, await self._encode(content))
+        serving = self._graceful
+        serving.check_accepted("publish")
+        await serving.live.subscriptions.publish(stream, await serving.encode(content))
 
-    def _check_accepted(self, what: str) -> None:
-        if not self._accepted:
+
+class Following:
+    """What a node asks about the streams of a ``consumer``."""
+
+    __slots__ = ()
+    if TYPE_CHECKING:
+        consumer: Any
+        live: LiveConnection
+        accepted: bool
+
+    def check_accepted(self, what: str) -> None:
+        if not self.accepted:
             raise RuntimeError(f"accept() first: {what}() waits for the client's hello")
+
+    @property
+    def has_audience(self) -> bool:
+        return type(self.consumer).exit_audience is not Follower.exit_audience
+
+    def follows_all(self, followed: Collection[str | None]) -> bool:
+        """Whether ``follow_streams`` has nothing to do for a session that follows these."""
+        if not self.consumer.streams:
+            return not self.has_audience
+        if self.consumer.presence or self.has_audience:
+            return False
+        return all(stream in followed for stream in self.consumer.streams)
 
     async def follow_streams(self) -> None:
         """What the class says is followed, if it may be, before the first hook of each
         connection."""
+        consumer = self.consumer
         try:
-            if len(self.streams) == 1:
-                await self._follow(self.streams[0])
+            if len(consumer.streams) == 1:
+                await self._follow(consumer.streams[0])
             else:
-                await asyncio.gather(*map(self._follow, self.streams))
-            audience = await self.exit_audience()
+                await asyncio.gather(*map(self._follow, consumer.streams))
+            audience = await consumer.exit_audience()
             if audience is not None:
-                await self._live.subscriptions.tell(list(dict.fromkeys(audience)))
+                await self.live.subscriptions.tell(list(dict.fromkeys(audience)))
         except JournalUnavailable as error:
             # It would go on without what its class declares.
-            self._live.close(CloseCode.TRY_AGAIN_LATER, str(error))
+            self.live.close(CloseCode.TRY_AGAIN_LATER, str(error))
 
     async def _follow(self, stream: str) -> None:
         # A resume has asked for what is followed already.
-        if stream in self.subscriptions or await self.may_subscribe(stream):
-            await self.subscribe(stream)
+        if stream in self.live.subscriptions.names or await self.consumer.may_subscribe(stream):
+            await self.consumer.subscribe(stream)

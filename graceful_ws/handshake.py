@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +12,9 @@ from django.conf import settings as django_settings
 from django.http.request import validate_host
 
 from graceful_ws.conf import settings
-from graceful_ws.core.close_codes import CloseCode
+from graceful_ws.core.close_codes import CloseCode, plain_code
+from graceful_ws.core.frames import SUBPROTOCOL
+from graceful_ws.servers import dropper
 
 PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -70,3 +74,21 @@ async def refuse(scope: Any, send: Any, status: int, reason: str) -> None:
         await send({"type": "websocket.close", "code": CloseCode.TRY_AGAIN_LATER, "reason": reason})
     else:
         await send({"type": "websocket.close"})
+
+
+async def turn_away(scope: Any, receive: Any, send: Any, code: int, reason: str) -> None:
+    """Accepts and closes: of a handshake that is refused a browser sees neither code nor reason.
+    Returns when the peer is gone, so that it counts as long as it costs something."""
+    plain = SUBPROTOCOL not in scope.get("subprotocols", ())
+    with contextlib.suppress(OSError, RuntimeError):  # it may be gone already
+        await send({"type": "websocket.accept", "subprotocol": None if plain else SUBPROTOCOL})
+        code = plain_code(code) if plain else code
+        await send({"type": "websocket.close", "code": int(code), "reason": reason})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(settings.closing_timeout):
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+        return
+    drop = dropper(scope, send)
+    if drop is not None:
+        drop()

@@ -1,64 +1,68 @@
-"""The half of a consumer that serves its WebSocket, from the ASGI scope to the end: who is let in,
-and the hooks that run for each connection."""
+"""One WebSocket of a consumer, from the ASGI scope to the end: who is let in, the hooks that run
+for each connection, and what its node asks of the consumer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from channels.exceptions import AcceptConnection, DenyConnection
+from channels.consumer import get_handler_name
+from channels.exceptions import AcceptConnection, DenyConnection, StopConsumer
 from channels.layers import get_channel_layer
 
 from graceful_ws import handshake
-from graceful_ws.conf import settings
-from graceful_ws.core.close_codes import CloseCode, plain_code
-from graceful_ws.core.frames import SUBPROTOCOL
+from graceful_ws.core.close_codes import CloseCode, is_application_code
+from graceful_ws.core.frames import SUBPROTOCOL, Gap, encode_data
+from graceful_ws.following import Following
 from graceful_ws.node.admission import Full, Place
 from graceful_ws.node.ending import end
+from graceful_ws.node.identity import identity
 from graceful_ws.node.layer import LayerPump
-from graceful_ws.node.limits import ConnectionLimits
+from graceful_ws.node.limits import ConnectionLimits, limits_of
 from graceful_ws.node.live import LiveConnection
 from graceful_ws.node.node import Node, local_nodes, node_here
-from graceful_ws.servers import dropper, limit_messages
+from graceful_ws.node.transaction import plain_transaction
+from graceful_ws.servers import limit_messages
+from graceful_ws.store.attach import Identity
 from graceful_ws.store.base import JournalUnavailable
 from graceful_ws.store.entries import Fenced
 
 if TYPE_CHECKING:
-    from graceful_ws.node.application import Application
+    from graceful_ws.base import Graceful
 
 logger = logging.getLogger("graceful_ws.connection")
+DENIED_WAIT = 2.0  # seconds that a refused handshake may take to end
 
 
-class Served:
-    """What the ASGI server calls, for ``GracefulConsumer``."""
+class Serving(Following):
+    """Beside the consumer, whose names are the application's: all that ours has no name for.
 
-    scope: Any
-    base_send: Any
-    channel_layer: Any
-    live: LiveConnection | None = None
-    _accepted = False
-    _connected = False
-    _pump: LayerPump
+    Each kind of consumer has its own, which knows how content travels.
+    """
 
-    if TYPE_CHECKING:  # what the class that is mixed in has
-        groups: Any
-        channel_layer_alias: str
+    __slots__ = (
+        *("accepted", "connected", "consumer", "dispatches", "limits", "live", "pump"),
+        "was_denied",
+    )
 
-        @property
-        def limits(self) -> ConnectionLimits: ...
-        @property
-        def _live(self) -> LiveConnection: ...
-        def overrides(self, hook: str) -> bool: ...
-        def remote_address(self) -> str: ...
-        async def connect(self) -> None: ...
-        async def accept(self, subprotocol: str | None = None, headers: Any = None) -> None: ...
-        async def close(self, code: Any = None, reason: str | None = None) -> None: ...
+    library: ClassVar[type]  # what an application derives from; it has none of its hooks
+    live: LiveConnection  # once the connection has been let in
+    pump: LayerPump
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.scope = scope
-        self.base_send = send
+    def __init__(self, consumer: Graceful) -> None:
+        self.consumer: Any = consumer
+        self.limits: ConnectionLimits = limits_of(type(consumer))  # type: ignore[arg-type]
+        self.accepted = False
+        self.was_denied = False
+        self.connected = False
+        self.dispatches = self.overrides("dispatch")
+
+    # --- who is let in ------------------------------------------------------------------------
+
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
         limits = self.limits
         limit_messages(scope, send, max(limits.hello_bytes, limits.message_bytes))
         await receive()  # websocket.connect
@@ -72,23 +76,25 @@ class Served:
         except Full as full:
             await handshake.refuse(scope, send, 503, str(full))
             return
+        live: LiveConnection | None = None
         try:
             if await self._may_enter(node, place, receive):
-                self.channel_layer = get_channel_layer(self.channel_layer_alias)
-                live = LiveConnection(node, cast("Application", self), scope, receive, send)
+                consumer = self.consumer
+                consumer.channel_layer = get_channel_layer(consumer.channel_layer_alias)
+                live = LiveConnection(node, self, scope, receive, send)
                 live.place, self.live = place, live
         finally:
-            if self.live is None:
+            if live is None:
                 place.leave()
-        if self.live is not None:
-            await self._serve(self.live, place)
+        if live is not None:
+            await self._run(live, place)
 
     async def _may_enter(self, node: Node, place: Place, receive: Any) -> bool:
         """Refuses, and returns False; or waits until the node works, and returns True."""
-        scope, send = self.scope, self.base_send
+        scope, send = self.consumer.scope, self.consumer.base_send
         if place.crowded:
             reason = "too many connections of this address"
-            await turn_away(scope, receive, send, CloseCode.CONNECTION_LIMIT, reason)
+            await handshake.turn_away(scope, receive, send, CloseCode.CONNECTION_LIMIT, reason)
             return False
         try:
             await node.started()
@@ -103,13 +109,15 @@ class Served:
             return False
         return True
 
-    async def _serve(self, live: LiveConnection, place: Place) -> None:
+    async def _run(self, live: LiveConnection, place: Place) -> None:
         code: int = CloseCode.ABNORMAL
-        self._pump = LayerPump(live)
+        self.pump = LayerPump(live)
+        consumer = self.consumer
         try:
-            await self._pump.open()
-            own = self.overrides("connect") or self.overrides("accept")  # they may wait
-            if own or self.groups or self.channel_layer is not None:
+            await self.pump.open()
+            own = any(map(self.overrides, ("connect", "accept", "websocket_connect")))
+            # They may wait.
+            if own or self.dispatches or consumer.groups or consumer.channel_layer is not None:
                 live.inbox.call(self._connect)
             else:
                 await self._connect_here()
@@ -120,23 +128,38 @@ class Served:
             ending.add_done_callback(lambda _: place.leave())
             await asyncio.shield(ending)
 
+    # --- opening and closing ------------------------------------------------------------------
+
     async def _connect(self) -> None:
-        self._connected = True
+        self.connected = True
         try:
-            await self._pump.start()
-            await self.connect()
+            await self.pump.start()
+            if self.dispatches or self.overrides("websocket_connect"):
+                await self.handle({"type": "websocket.connect"})
+            else:
+                await self.consumer.connect()
         except AcceptConnection:
-            await self.accept()
+            await self.consumer.accept()
         except DenyConnection:
-            await self.close()
+            await self.consumer.close()
         except Fenced:
             raise  # the connection ended meanwhile
-        except Exception:
-            if self._accepted:
+        except asyncio.CancelledError:
+            if not self.accepted and not self.live.over:  # by handler_timeout
+                self.live.node.spawn(self._refuse("connect() took too long"))
+            raise
+        except Exception as error:
+            if self.accepted:
                 raise
-            logger.exception("connect() failed")
-            await handshake.refuse(self.scope, self.base_send, 500, "connect() failed")
-            self._live.reader.give_up()
+            if not isinstance(error, StopConsumer):
+                logger.exception("connect() failed")
+            await self._refuse("connect() failed")
+
+    async def _refuse(self, reason: str) -> None:
+        if not self.was_denied:  # by the application
+            with contextlib.suppress(OSError, RuntimeError):  # the client may be gone
+                await handshake.refuse(self.consumer.scope, self.consumer.base_send, 500, reason)
+        self.live.reader.give_up()
 
     async def _connect_here(self) -> None:
         # Nobody has anything to wait for: without a task.
@@ -144,44 +167,134 @@ class Served:
             with contextlib.suppress(Fenced):
                 await self._connect()
         except Exception as error:
-            self._live.handler_failed(error)
+            self.live.handler_failed(error)
+
+    def subprotocol(self, wanted: str | None) -> str | None:
+        """What to accept for what the application asks for. Raises Fenced when it is too late."""
+        live = self.live
+        live.check_lives()
+        if wanted is None and not live.plain:
+            return SUBPROTOCOL
+        if wanted != SUBPROTOCOL:
+            live.make_plain()
+        return wanted
+
+    def opened(self) -> None:
+        self.live.check_lives()  # it may have gone while the handshake was answered
+        self.accepted = True
+        self.live.opened()
+
+    def denied(self) -> None:
+        self.was_denied = True
+        asyncio.get_running_loop().call_later(DENIED_WAIT, self.live.reader.give_up)
+
+    def close(self, code: int | bool | None, reason: str | None) -> None:
+        number = CloseCode.NORMAL if code is None or code is True else int(code)
+        if not self.live.plain and not is_application_code(number):
+            number = CloseCode.ENDED_BY_APPLICATION
+        self.live.close(number, reason or "", end="closed")
 
     async def ended(self, code: int) -> None:
-        await self._pump.stop()
-        if self._connected:
-            await self._last("disconnect", code)
+        await self.pump.stop()
+        if not self.connected:
+            return
+        if self.dispatches or self.overrides("websocket_disconnect"):
+            event = {**(self.live.reader.last_event or {}), "type": "websocket.disconnect"}
+            event["code"] = code
+            await self._last("websocket_disconnect", self.handle, event)
+        elif self.overrides("disconnect"):
+            await self._last("disconnect", self.consumer.disconnect, code)
 
     async def call_session_ended(self) -> None:
-        await self._last("session_ended")
+        if self.overrides("session_ended"):
+            await self._last("session_ended", self.consumer.session_ended)
 
-    async def _last(self, hook: str, *args: Any) -> None:
-        if not self.overrides(hook):
-            return
+    async def _last(self, name: str, hook: Callable[..., Awaitable[None]], *args: Any) -> None:
         try:
             async with asyncio.timeout(self.limits.handler_timeout):
-                await getattr(self, hook)(*args)
+                await hook(*args)
+        except StopConsumer:
+            pass  # it stops anyway
         except Exception:
-            logger.exception("%s() failed", hook, extra=self._live.extra())
+            logger.exception("%s() failed", name, extra=self.live.extra())
+
+    async def handle(self, event: dict[str, Any]) -> None:
+        """An ASGI event, by way of the methods that Channels calls for it."""
+        consumer = self.consumer
+        if self.dispatches:
+            await consumer.dispatch(event)
+        else:
+            await getattr(consumer, get_handler_name(event))(event)
+
+    # --- what the node asks -------------------------------------------------------------------
+
+    def overrides(self, hook: str) -> bool:
+        """Whether the application has this hook. One that it has not costs no task in a storm."""
+        consumer = self.consumer
+        own = getattr(type(consumer), hook) is not getattr(self.library, hook)
+        return own or hook in vars(consumer)
+
+    @property
+    def has_transaction(self) -> bool:
+        return self.consumer.receive_in_transaction is not None
+
+    @property
+    def label(self) -> str:
+        """A token is good for the same class only."""
+        cls = type(self.consumer)
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    def identity(self) -> Identity:
+        return identity(self.consumer.scope)
+
+    def remote_address(self) -> str:
+        client = self.consumer.scope.get("client")
+        return str(client[0])[:64] if client else ""
+
+    def user_agent(self) -> str:
+        return handshake.header(self.consumer.scope, b"user-agent")[:200]
+
+    def gap_told(self, gap: Gap) -> None:
+        self.live.inbox.call(lambda: self.consumer.on_gap(gap))
+
+    # --- content ------------------------------------------------------------------------------
+
+    def content_of(self, data: Any) -> Any:
+        """The data of a ``graceful.v1`` message as handlers get it."""
+        raise NotImplementedError
+
+    def received(self, data: Any) -> Awaitable[Any]:
+        """Hands it to the handler; what that returns is the message's result."""
+        raise NotImplementedError
+
+    async def received_plain(self, text: str | None, data: bytes | None) -> None:
+        """A plain client's message, one of the two."""
+        event = {"text": text} if text is not None else {"bytes": data}
+        await self.handle({"type": "websocket.receive", **event})
+
+    def plain_call(self, text: str | None, data: bytes | None) -> Callable[[], Awaitable[None]]:
+        return lambda: self.received_plain(text, data)
+
+    async def in_plain_transaction(self, content: Any) -> None:
+        live = self.live
+        for reply in await live.node.handler_threads.run(plain_transaction, self.consumer, content):
+            live.outbox.plain(reply)
+
+    async def encode(self, content: Any) -> str:
+        """What the application sends or publishes, as JSON. Raises ValueError."""
+        return self.checked(encode_data(content))
+
+    def checked(self, text: str) -> str:
+        limit = self.limits.send_bytes
+        if len(text) * 4 > limit and len(text.encode()) > limit:
+            raise ValueError(f"{len(text.encode())} bytes, over send_bytes ({limit})")
+        return text
+
+    async def send_bytes(self, data: bytes) -> None:
+        await self.live.outbox.wait_uncrowded()
+        self.live.outbox.plain(data)
 
 
 def _refused(why: str) -> None:
     for node in local_nodes():  # normally one; none before the first connection
         node.stats.refused[why] += 1
-
-
-async def turn_away(scope: Any, receive: Any, send: Any, code: int, reason: str) -> None:
-    """Accepts and closes: of a handshake that is refused a browser sees neither code nor reason.
-    Returns when the peer is gone, so that it counts as long as it costs something."""
-    plain = SUBPROTOCOL not in scope.get("subprotocols", ())
-    with contextlib.suppress(OSError, RuntimeError):  # it may be gone already
-        await send({"type": "websocket.accept", "subprotocol": None if plain else SUBPROTOCOL})
-        code = plain_code(code) if plain else code
-        await send({"type": "websocket.close", "code": int(code), "reason": reason})
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(settings.closing_timeout):
-            while (await receive())["type"] != "websocket.disconnect":
-                pass
-        return
-    drop = dropper(scope, send)
-    if drop is not None:
-        drop()

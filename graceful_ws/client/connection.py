@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as websockets_connect
 
 from graceful_ws.core.breaker import Breaker
 from graceful_ws.core.close_codes import CloseCode
@@ -92,7 +91,7 @@ class GracefulClient(Known):
         random: Callable[[], float] = random_module.random,
         session: ClientSession | None = None,
         websockets: Mapping[str, Any] | None = None,
-        opener: Callable[..., Awaitable[ClientConnection]] = websockets_connect,
+        opener: Callable[..., Awaitable[ClientConnection]] | None = None,
     ) -> None:
         self.urls = (urls,) if isinstance(urls, str) else tuple(urls)
         if not self.urls:

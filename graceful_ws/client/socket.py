@@ -45,7 +45,7 @@ class SocketOptions:
     headers: Mapping[str, str] | None
     origin: str | None
     arguments: Mapping[str, Any]
-    opener: Callable[..., Awaitable[ClientConnection]] = connect
+    opener: Callable[..., Awaitable[ClientConnection]] | None = None  # in place of connect
 
 
 class Socket:
@@ -180,7 +180,7 @@ class Socket:
         # One call for one attempt: iterating over connect() redials without any delay after a
         # connection that was accepted and closed.
         async with asyncio.timeout(options.open_timeout):
-            return await options.opener(
+            return await (options.opener or connect)(
                 self.url,
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
                 additional_headers=options.headers,

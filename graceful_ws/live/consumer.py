@@ -55,7 +55,7 @@ class LiveConsumer(GracefulConsumer):
             allowed = await self._allowed()
         await self.accept()  # a browser sees neither code nor reason of a handshake that is refused
         if allowed is None:
-            self._live.close(CloseCode.TRY_AGAIN_LATER, "the database does not answer")
+            self._graceful.live.close(CloseCode.TRY_AGAIN_LATER, "the database does not answer")
         elif allowed:
             self._looking = asyncio.create_task(self._look())
         else:
@@ -101,11 +101,11 @@ class LiveConsumer(GracefulConsumer):
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         """In the threads of handlers: those of the node itself must not wait for a page."""
-        return await self._live.node.handler_threads.run(call)
+        return await self._graceful.live.node.handler_threads.run(call)
 
     def _refuse(self) -> None:
         """Closes the connection but not the session, which can be resumed after a login."""
-        self._live.close(CloseCode.CREDENTIALS_EXPIRED, REFUSED)
+        self._graceful.live.close(CloseCode.CREDENTIALS_EXPIRED, REFUSED)
 
 
 def _question(content: Any) -> Callable[[], dict[str, Any]]:

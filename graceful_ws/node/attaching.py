@@ -51,8 +51,8 @@ def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
     live.attaching = asyncio.get_running_loop().create_future()
     entry = Attach(
         node=live.node.id,
-        consumer=live.consumer.label(),
-        identity=live.consumer.identity(),
+        consumer=live.application.label,
+        identity=live.application.identity(),
         instance=hello.instance if hello else "",
         attempt=hello.attempt if hello else 0,
         token=hello.session_token if hello else None,
@@ -61,8 +61,8 @@ def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
         pending_from=hello.pending_from if hello else None,
         resumable=live.consumer.resumable and not live.plain,
         resume_window=live.limits.resume_window,
-        remote_address=live.consumer.remote_address(),
-        user_agent=live.consumer.user_agent(),
+        remote_address=live.application.remote_address(),
+        user_agent=live.application.user_agent(),
     )
     before = live.node.predecessor(entry)
     if before is not None:
@@ -102,7 +102,7 @@ def _answered(
         else:
             attached = answer.result()
             _own(live, entry, attached)
-            if attached.subscriptions and live.consumer.overrides("may_subscribe"):
+            if attached.subscriptions and live.application.overrides("may_subscribe"):
                 _in_task(live, _go_on(live, hello, attached))
                 return
             _welcome(live, hello, attached, live.subscriptions.all_allowed(attached, hello))
@@ -205,10 +205,10 @@ def _welcome(
     live.became_ready(attached, feed)
     attached.is_told()
     live.taker.begin(pending=attached.pending)
-    consumer = live.consumer
-    if not consumer.follows_all(live.outbox.feeds):
-        live.inbox.call(consumer.follow_streams)
-    if consumer.overrides("resumed" if resumed else "session_started"):
+    application, consumer = live.application, live.consumer
+    if not application.follows_all(live.outbox.feeds):
+        live.inbox.call(application.follow_streams)
+    if application.overrides("resumed" if resumed else "session_started"):
         live.inbox.call(consumer.resumed if resumed else consumer.session_started)
     if logger.isEnabledFor(logging.INFO):
         logger.info("%s", "resumed" if resumed else "opened", extra=live.extra())

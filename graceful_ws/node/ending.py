@@ -29,7 +29,8 @@ async def end(live: LiveConnection, code: int) -> None:
     live.event(TransportClosed(code))
     live.node.timers.forget(live)
     live.outbox.close()
-    live.inbox.stop_taking()
+    if not live.plain:  # others send again what was not handled
+        live.inbox.stop_taking()
     if live.attaching is not None and not live.attaching.done():
         await asyncio.wait([live.attaching])
     if not live.ready_future.done():
@@ -37,7 +38,8 @@ async def end(live: LiveConnection, code: int) -> None:
         live.ready_future.exception()  # nobody may be waiting
     if live.inbox.busy:
         await _handlers_finished(live)
-    await live.consumer.ended(code)
+    live.inbox.stop_taking()
+    await live.application.ended(code)
     try:
         detached = detach(live, code)
         live.node.remove(live)
@@ -55,7 +57,7 @@ async def end(live: LiveConnection, code: int) -> None:
         live.node.reaper.somebody_left()
     # An operator who ended the session has detached it too; its connection runs the hook.
     if entry.end and (ours or live.ended_elsewhere):
-        await live.consumer.call_session_ended()
+        await live.application.call_session_ended()
 
 
 def _known(code: int) -> int:
@@ -64,12 +66,14 @@ def _known(code: int) -> int:
 
 
 async def _handlers_finished(live: LiveConnection) -> None:
-    """What runs may finish, within its time limit; a hook that has none gets the same."""
+    """What runs may finish, within its time limit; a hook that has none gets the same, and so does
+    all that a plain client said before it left."""
     try:
         async with asyncio.timeout(live.limits.handler_timeout):
             await live.inbox.finished()
     except TimeoutError:
         logger.warning("a handler outlived its connection", extra=live.extra())
+        live.inbox.stop_taking()
         live.inbox.cancel()
         with contextlib.suppress(TimeoutError):  # it may swallow the cancel
             async with asyncio.timeout(CANCEL_TIMEOUT):

@@ -208,7 +208,7 @@ class Inbox:
         live = self._live
         journal = live.node.journal
         await journal.wait_healthy()
-        transaction = live.consumer.has_transaction
+        transaction = live.application.has_transaction
         if seq <= self._suspicious and not transaction:
             tries = await journal.submit(CountTry(live.session_pk, live.generation, seq))
             if tries > 1:
@@ -220,7 +220,7 @@ class Inbox:
                 if transaction:
                     await self._in_transaction(seq, data)
                     return
-                result = await live.consumer.receive_json(data)
+                result = await live.application.received(data)
                 outcome = None if result is None else encode_data({"result": result})
         except (Fenced, StopConsumer):
             raise
@@ -308,7 +308,7 @@ class Inbox:
                 receive_in_transaction,
                 live.consumer,
                 (live.session_pk, live.generation, seq, keep),
-                data,
+                live.application.content_of(data),
             )
         except OperationalError as error:
             if not is_locked(error):

@@ -101,6 +101,8 @@ class LayerPump:
     def _handler(self, message: dict[str, Any]) -> Any:
         """None for a type this version does not know: during a rolling deploy versions mix, and
         the message of a newer one must not end older consumers."""
+        if self._live.application.overrides("dispatch"):
+            return self._live.consumer.dispatch
         try:
             handler = getattr(self._live.consumer, get_handler_name(message), None)
         except ValueError:

@@ -35,7 +35,7 @@ from graceful_ws.store.entries import Append, Fenced
 from graceful_ws.store.hello import Attached, Identity
 
 from .admission import Place
-from .application import Application
+from .application import Application, Consumer
 from .attaching import attach
 from .feed import Feed
 from .inbox import Inbox, decode_outcome
@@ -56,19 +56,20 @@ class LiveConnection:
     """The server's end of one WebSocket, from accept to the last clean-up."""
 
     __slots__ = (
-        *("_loop", "_send", "attached", "attaching", "consumer", "deadline", "end_cause"),
-        *("ended_elsewhere", "feed", "inbox", "instance", "limits", "machine", "node", "noted"),
-        *("noted_at", "outbox", "over", "owner", "plain", "reader", "ready_future", "scope"),
-        *("place", "subscriptions", "taker", "__weakref__"),
+        *("_loop", "_send", "application", "attached", "attaching", "consumer", "deadline"),
+        *("end_cause", "ended_elsewhere", "feed", "inbox", "instance", "limits", "machine"),
+        *("node", "noted", "noted_at", "outbox", "over", "owner", "place", "plain", "reader"),
+        *("ready_future", "scope", "subscriptions", "taker", "__weakref__"),
     )
 
     def __init__(
-        self, node: Node, consumer: Application, scope: Any, receive: Any, send: Any
+        self, node: Node, application: Application, scope: Any, receive: Any, send: Any
     ) -> None:
         self.node = node
-        self.consumer = consumer
+        self.application = application
+        self.consumer: Consumer = application.consumer
         self.scope = scope
-        self.limits = consumer.limits
+        self.limits = application.limits
         self.plain = frames.SUBPROTOCOL not in scope.get("subprotocols", ())
         self.machine = Connection(
             self.limits.machine(plain=self.plain), jitter=random.uniform(0.5, 1.0)
@@ -77,7 +78,7 @@ class LiveConnection:
         self.outbox = Outbox(
             self._transmit,
             self.event,
-            consumer.gap_told,
+            application.gap_told,
             node.spawn,
             node.flusher,
             node.stats,

@@ -29,13 +29,14 @@ class Reader:
     """Reads as long as there is a transport. It never stops for a slow handler: pongs stand behind
     application frames in the same byte stream. Only plain clients are made to wait."""
 
-    __slots__ = ("_live", "_lost", "_receive", "_task")
+    __slots__ = ("_live", "_lost", "_receive", "_task", "last_event")
 
     def __init__(self, live: LiveConnection, receive: Any) -> None:
         self._live = live
         self._receive = receive
         self._task: asyncio.Task[Any] | None = None
         self._lost = False
+        self.last_event: dict[str, Any] | None = None  # what the server said of the end
 
     def give_up(self) -> None:
         """The transport is not worth waiting for any longer."""
@@ -52,6 +53,7 @@ class Reader:
                 if event["type"] == "websocket.receive":
                     await self._received(event)
                 elif event["type"] == "websocket.disconnect":
+                    self.last_event = event
                     if is_closing(self._live.scope):
                         await self._receive()
                     code = event.get("code")
@@ -94,7 +96,7 @@ class Reader:
         self._live.node.stats.messages_in += 1
         if text is not None:
             self._check_size(text, self._live.limits.message_bytes)
-        call = self._live.consumer.plain_call(text, data)
+        call = self._live.application.plain_call(text, data)
         if self._live.inbox.bucket is not None:
             await self._live.inbox.wait_token()
         await self._live.inbox.wait_uncrowded()
@@ -148,8 +150,9 @@ class Reader:
             self._live.node.stats.messages_in += 1
             self._live.inbox.charge()
             if not self._live.inbox.crowded:
-                data = frame.data
-                self._live.inbox.call(lambda: self._live.consumer.receive_volatile(data))
+                content = self._live.application.content_of(frame.data)
+                consumer = self._live.consumer
+                self._live.inbox.call(lambda: consumer.receive_volatile(content))
         elif isinstance(frame, frames.Bye):
             self._live.close(CloseCode.NORMAL, "bye", end="bye")
 

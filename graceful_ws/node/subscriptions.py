@@ -122,7 +122,7 @@ class Subscriptions:
         live = self._live
         for one in followed:
             if one.state == "denied":
-                told = not live.consumer.has_audience
+                told = not live.application.has_audience
                 live.node.spawn(self._write_unsubscribed(Deny, one.stream, "denied", told=told))
                 continue
             live.node.hub.follow(live.outbox, one.stream, one.tip, one.position)
@@ -222,4 +222,4 @@ class Subscriptions:
     @property
     def _who(self) -> tuple[str | None, Any]:
         live = self._live
-        return live.consumer.session_id, live.consumer.identity().user_id
+        return live.consumer.session_id, live.application.identity().user_id

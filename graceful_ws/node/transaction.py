@@ -35,14 +35,14 @@ class CommitUnknown(Exception):
     """The database connection broke; whether the transaction committed is not known."""
 
 
-def collected() -> list[str] | None:
+def collected() -> list[Any] | None:
     """The replies collected in this thread; None outside ``receive_in_transaction``."""
     return getattr(_local, "replies", None)
 
 
 @contextmanager
-def _collecting() -> Iterator[list[str]]:
-    replies: list[str] = []
+def _collecting() -> Iterator[list[Any]]:
+    replies: list[Any] = []
     _local.replies = replies
     try:
         yield replies
@@ -51,7 +51,7 @@ def _collecting() -> Iterator[list[str]]:
 
 
 def receive_in_transaction(
-    consumer: Any, owner: tuple[int, int, int, int], data: Any
+    consumer: Any, owner: tuple[int, int, int, int], content: Any
 ) -> tuple[int, list[str], str | None]:
     """Runs in a thread. ``owner`` is (session, generation, client_seq, outcomes kept). Returns the
     number of the first reply, the replies, and the outcome. Raises what the handler raises, Fenced
@@ -60,7 +60,7 @@ def receive_in_transaction(
     try:
         with _collecting() as replies:
             with writing(long=True):
-                result = consumer.receive_in_transaction(data)
+                result = consumer.receive_in_transaction(content)
                 outcome = None if result is None else encode_data({"result": result})
                 first = claim(session, generation, client_seq, replies, outcome, keep)
             return first, replies, outcome
@@ -75,8 +75,8 @@ def receive_in_transaction(
         raise CommitUnknown from error
 
 
-def plain_transaction(consumer: Any, data: Any) -> list[str]:
+def plain_transaction(consumer: Any, content: Any) -> list[str | bytes]:
     """The same for a plain client, which has no numbers: returns the replies, after the commit."""
     with _collecting() as replies, writing(long=True):
-        consumer.receive_in_transaction(data)
+        consumer.receive_in_transaction(content)
     return replies

@@ -29,6 +29,7 @@ import granian.server.mp as _workers
 from graceful_ws.core.close_codes import CloseCode, cut_reason
 
 from . import EXTENSION
+from .granian_sockets import Addresses, Sockets, addresses, until_peer_closes
 from .signals import SIGNALS, Stop
 
 logger = logging.getLogger("graceful_ws.servers")
@@ -39,8 +40,13 @@ TRIES = 40  # of that time, for a connection that is dropped
 NOT_ADAPTED = "close() waits for the client's next message, and connections may not be dropped"
 
 
+_close_timeout = 10.0
+_sockets = Sockets()
+
+
 def set_close_timeout(seconds: float) -> None:
-    """granian waits for no answer: it ends the TCP connection when the close frame has gone."""
+    global _close_timeout
+    _close_timeout = seconds
 
 
 def install(stop: Stop) -> dict[str, str]:
@@ -53,7 +59,7 @@ def install(stop: Stop) -> dict[str, str]:
         missing["granian._signals.set_loop_signals"] = "granian cuts connections without a drain"
     wrap = getattr(_workers, "_asgi_call_wrap", None)
     if callable(wrap):
-        _workers._asgi_call_wrap = _wrap_application(wrap)
+        _workers._asgi_call_wrap = _wrap_application(wrap)  # type: ignore[attr-defined]
     else:
         missing["granian.server.mp._asgi_call_wrap"] = NOT_ADAPTED
     return missing
@@ -125,7 +131,8 @@ def _outermost(application: Any) -> Any:
         if scope["type"] != "websocket":
             await application(scope, receive, send)
             return
-        connection = _Connection(receive, send)
+        known = addresses(scope)
+        connection = _Connection(receive, send, known)
         # A dictionary of its own: granian has one for all connections.
         scope["extensions"] = {
             **(scope.get("extensions") or {}),
@@ -135,7 +142,13 @@ def _outermost(application: Any) -> Any:
         if type(asyncio.current_task()) is not asyncio.Task:
             # --task-impl rust: what it runs is no task, and cannot be cancelled.
             running = asyncio.ensure_future(running)
-        await running
+        if known is not None:
+            _sockets.began(known)
+        try:
+            await running
+        finally:
+            if known is not None:
+                _sockets.ended(known)
 
     return adapted
 
@@ -144,20 +157,23 @@ class _Connection:
     """``receive`` and ``send`` of one WebSocket, and ``graceful_ws.servers.Socket``."""
 
     __slots__ = (
-        *("_body", "_closed", "_closing", "_dropped", "_end", "_loop", "_native_receive"),
-        *("_native_send", "_receiving", "_sending", "__weakref__"),
+        *("_accepted", "_addresses", "_body", "_closed", "_closing", "_dropped", "_end"),
+        *("_lingering", "_loop", "_native_receive", "_native_send", "_receiving", "_sending"),
     )
 
-    is_closing = False  # granian does not wait for the peer's answer
+    is_closing = False
     write = None
 
-    def __init__(self, receive: Any, send: Any) -> None:
+    def __init__(self, receive: Any, send: Any, addresses: Addresses | None) -> None:
+        self._addresses = addresses
         self._native_receive = receive
         self._native_send = send
         self._loop = asyncio.get_running_loop()
         self._receiving: Any = None  # what granian has not answered yet
         self._sending: list[Any] = []
+        self._accepted = False
         self._closing: Any = None
+        self._lingering: asyncio.Task[None] | None = None
         self._closed: asyncio.Event | None = None  # from the application's close on
         self._end: dict[str, Any] = {}  # what the application receives then
         self._body: list[bytes] = []  # of a refusal
@@ -196,10 +212,15 @@ class _Connection:
         kind = message["type"]
         if kind == "websocket.close":
             await self._close(message)
+        elif kind == "websocket.http.response.start":
+            # Else granian keeps the connection of whom it refused, for the next request.
+            headers = [*message.get("headers", ()), (b"connection", b"close")]
+            await self._pass({**message, "headers": headers})
         elif kind == "websocket.http.response.body":
             await self._refuse(message)
         else:
             await self._pass(message)
+            self._accepted = True
 
     async def _pass(self, message: dict[str, Any]) -> None:
         if self._dropped is not None:
@@ -236,6 +257,9 @@ class _Connection:
         self._ends(code, reason)
         if self._receiving is not None:
             self._receiving.cancel()
+        held = None
+        if self._accepted and self._addresses is not None:
+            held = _sockets.second(self._addresses)
         self._closing = self._native_send({"type": message["type"], "code": code, "reason": reason})
         try:
             await self._closing
@@ -243,7 +267,13 @@ class _Connection:
             if self._dropped is None or _cancelled():
                 raise
         finally:
-            self._over()
+            if held is None or self._dropped is not None:
+                if held is not None:
+                    held.close()
+                self._over()
+            else:
+                self._lingering = self._loop.create_task(until_peer_closes(held, _close_timeout))
+                self._lingering.add_done_callback(lambda _: self._over())
 
     def _ends(self, code: int, reason: str) -> None:
         self._closed = asyncio.Event()
@@ -264,6 +294,9 @@ class _Connection:
         only one that holds it then: cancelled, it lets go of it, and the socket is closed."""
         if self._closed is None:
             self._ends(CloseCode.ABNORMAL, "")
+        if self._lingering is not None:
+            self._lingering.cancel()
+            return
         close = {"type": "websocket.close", "code": int(CloseCode.INTERNAL_ERROR), "reason": ""}
         for _ in range(TRIES):
             for pending in (self._receiving, self._closing, *self._sending):

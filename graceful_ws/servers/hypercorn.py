@@ -14,6 +14,7 @@ import functools
 import inspect
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import FrameType
@@ -21,13 +22,25 @@ from typing import Any
 
 from hypercorn.asyncio import run
 
-from . import hypercorn_stream
-from .hypercorn_stream import set_close_timeout
 from .signals import SIGNALS, Stop
 
-__all__ = ["install", "set_close_timeout"]
+streams: Any
+try:
+    from . import hypercorn_stream as streams
+except (ImportError, AttributeError):  # another hypercorn: a drain is worth more than close codes
+    streams = None
 
 Trigger = Callable[[], Awaitable[Any]]
+
+
+def set_close_timeout(seconds: float) -> None:
+    if streams is not None:
+        streams.set_close_timeout(seconds)
+
+
+def _wait_for_nobody() -> None:
+    if streams is not None:
+        streams.wait_for_nobody()
 
 
 def install(stop: Stop) -> dict[str, str]:
@@ -42,7 +55,11 @@ def install(stop: Stop) -> dict[str, str]:
         missing["hypercorn.asyncio.run.check_multiprocess_shutdown_event"] = (
             "a worker that ends kills the others while they drain"
         )
-    return missing | hypercorn_stream.install()
+    if streams is None or not streams.install():
+        missing["hypercorn.protocol.ws_stream.WSStream"] = (
+            "close codes of clients read 1006, and connections may not be dropped"
+        )
+    return missing
 
 
 def _drain_first(raise_shutdown: Any, stop: Stop) -> Any:
@@ -59,7 +76,7 @@ def _drain_first(raise_shutdown: Any, stop: Stop) -> Any:
             try:
                 await raise_shutdown(trigger)
             except Exception:  # its way to say that the trigger has returned
-                await stop.drained(hypercorn_stream.wait_for_nobody, signals)
+                await stop.drained(_wait_for_nobody, signals)
                 raise
 
     return drain_and_raise_shutdown
@@ -94,7 +111,7 @@ def _told() -> Iterator[asyncio.Event]:
     for number in SIGNALS:
         signal.signal(number, on_signal)
     parent = multiprocessing.parent_process()
-    if parent is None:
+    if parent is None or sys.platform == "win32":
         yield told
         return
 

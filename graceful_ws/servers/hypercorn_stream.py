@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
-from typing import Any
+from typing import Any, Self
 
 from hypercorn.protocol import h2, h11, ws_stream
 from hypercorn.protocol.events import Event, StreamClosed
@@ -37,20 +37,16 @@ def wait_for_nobody() -> None:
         config.graceful_timeout = 0
 
 
-def install() -> dict[str, str]:
-    """Replace the class in the protocols that make WebSockets; return what that fails for."""
+def install() -> bool:
+    """Replace the class in the protocols that make WebSockets, if it is as expected."""
     methods = [getattr(ws_stream.WSStream, name, None) for name in NEEDED]
-    if all(map(inspect.iscoroutinefunction, methods)) and all(
-        getattr(protocol, "WSStream", None) is ws_stream.WSStream for protocol in (h11, h2)
+    if not all(map(inspect.iscoroutinefunction, methods)) or any(
+        getattr(protocol, "WSStream", None) is not ws_stream.WSStream for protocol in (h11, h2)
     ):
-        h11.WSStream = Stream  # type: ignore[attr-defined]
-        h2.WSStream = Stream  # type: ignore[attr-defined]
-        return {}
-    return {
-        "hypercorn.protocol.ws_stream.WSStream": (
-            "close codes of clients read 1006, and connections may not be dropped"
-        )
-    }
+        return False
+    h11.WSStream = Stream  # type: ignore[attr-defined]
+    h2.WSStream = Stream  # type: ignore[attr-defined]
+    return True
 
 
 class Stream(ws_stream.WSStream):
@@ -206,14 +202,15 @@ class Stream(ws_stream.WSStream):
     async def _reset(self, protocol: Any) -> None:
         with contextlib.suppress(Exception):  # it may be over already, in many ways
             protocol.connection.reset_stream(self.stream_id, 8)  # CANCEL
-        buffer = protocol.stream_buffers.get(self.stream_id)
-        if buffer is not None:
-            await buffer.close()  # who waits for room goes on
         await protocol._close_stream(self.stream_id)
-        await protocol._window_updated(self.stream_id)  # its sending task looks, and tidies up
+        await protocol._window_updated(self.stream_id)  # who waits for room goes on
         await protocol._flush()
 
     # --- what else a Socket offers ------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """hypercorn's own ``ProxyFixMiddleware`` copies the whole scope."""
+        return self
 
     def is_own(self, send: Any) -> bool:
         return bool(send == self.app_send)

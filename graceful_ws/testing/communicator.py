@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from graceful_ws.client.events import GapTold, MessageReceived, VolatileReceived
 from graceful_ws.core.close_codes import CloseCode
@@ -16,6 +16,9 @@ from .errors import ConnectionEnded
 from .line import Closed
 from .speaker import MARK, Speaker
 from .work import work_here
+
+if TYPE_CHECKING:
+    from graceful_ws.node.live import LiveConnection
 
 T = TypeVar("T")
 
@@ -78,7 +81,11 @@ class GracefulCommunicator(Speaker):
         application raises.
         """
         self._dial()
-        await self._until(lambda: self.welcome, "a welcome")
+        try:
+            await self._until(lambda: self.welcome, "a welcome")
+        except BaseException:
+            self._give_up()
+            raise
         assert self.welcome is not None
         return self.welcome
 
@@ -92,6 +99,7 @@ class GracefulCommunicator(Speaker):
             self.session.link.bye(reason)
             self._pump()
             await self._until(lambda: self.closed, "the end")
+        self._give_up()
         await self._over()
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
@@ -164,6 +172,10 @@ class GracefulCommunicator(Speaker):
     @property
     def consumer(self) -> Any:
         """The consumer that serves the connection. Raises ConnectionEnded when there is none."""
+        return self._live().consumer
+
+    def _live(self) -> LiveConnection:
+        """The node's end of the connection."""
         from graceful_ws.node.node import local_nodes
 
         from .nodes import draining_nodes
@@ -171,7 +183,7 @@ class GracefulCommunicator(Speaker):
         for node in [*local_nodes(), *draining_nodes()]:
             for live in node.connections:
                 if live.scope.get(MARK) is self:
-                    return live.consumer
+                    return live
         raise ConnectionEnded(*(self.closed or (CloseCode.ABNORMAL, "never accepted")))
 
     # --- sending ------------------------------------------------------------------------------

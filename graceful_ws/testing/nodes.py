@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from asgiref.sync import sync_to_async
+from django.db import connections
+
 from .errors import NotReady
 from .work import Work, new_work
 
@@ -114,12 +117,9 @@ async def running_node() -> AsyncIterator[LocalNode]:
 
     Raises NotReady, with the remedy, where the test's database or event loop will not do.
     """
-    from asgiref.sync import sync_to_async
-    from django.db import connections
-
     from graceful_ws.node.node import get_node
 
-    work = new_work(in_django_thread=_only_one_thread())
+    work = new_work(in_django_thread=await sync_to_async(_only_one_thread)())
     with work.watched():
         local = LocalNode(work)
         try:
@@ -127,13 +127,14 @@ async def running_node() -> AsyncIterator[LocalNode]:
             yield local
         finally:
             await local.stop()
-            # The thread of the ORM's async calls would hold a test database that is to be dropped.
+            # The thread of the ORM's async calls would hold a database that is to be dropped.
             await sync_to_async(connections.close_all)()
 
 
 def _only_one_thread() -> bool:
     """Whether all threads have to share one connection: SQLite in memory locks whole tables, and
-    waits for nobody. Raises NotReady inside a transaction, which other threads cannot see."""
+    waits for nobody. Raises NotReady inside a transaction, which other threads cannot see. Runs in
+    Django's thread: in the event loop's own, connections are others."""
     from graceful_ws.conf import settings
     from graceful_ws.store.base import connection
 

@@ -88,6 +88,11 @@ class Speaker:
         self._line.hang_up(code, reason)
         await self._over()
 
+    def _give_up(self) -> None:
+        """Whatever it waits for: the client is gone, if it is not yet."""
+        assert self._line is not None
+        self._line.hang_up(CloseCode.ABNORMAL, "given up")
+
     async def _over(self) -> None:
         """Returns when the application has. Raises what it raised."""
         assert self._line is not None

@@ -46,6 +46,11 @@ def signals_go_to_the_group(server: Server) -> None:
     server.child.signal = signal_group  # type: ignore[method-assign]
 
 
+def workers(server: Server) -> list[int]:
+    children = Path(f"/proc/{server.child.pid}/task/{server.child.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
+
+
 @pytest.fixture(scope="module", params=list(MODES))
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -97,6 +102,23 @@ class TestGranian(AdapterContract):
             pytest.skip("granian's parent passes the first signal on, and no other")
         await super().test_a_second_signal_after_a_second_closes_at_once(launch, number)
 
+    async def test_signals_within_a_second_count_once(self, launch: Launch) -> None:
+        """To the worker: the parent itself may hang when it is told twice within a millisecond."""
+        server = launch()
+        [worker] = workers(server)
+        async with server.client() as client:
+            await client.order(work=None)
+            await client.expect(working=True)
+            server.child.signal(signal.SIGTERM)
+            await client.expect(draining="granian")
+            for number in (signal.SIGINT, signal.SIGTERM) * 3:
+                os.kill(worker, number)
+                await client.round_trip()  # the kernel merges signals that still wait
+            await client.order(finish=None)
+            await client.expect(done=True)
+            assert await client.end() == (1012, "restart")
+        assert server.exit_status() == 0, server.child.log_tail()
+
     async def test_application_receives_its_own_close_with_code_and_reason(
         self, server: Server
     ) -> None:
@@ -119,6 +141,21 @@ class TestGranian(AdapterContract):
                 silent.send_frame(first, payload, masked=masked)
                 assert await silent.close_codes() == [1002]
             await observer.expect(path="/babbles", code=1005, reason="")
+
+
+    async def test_what_a_client_sends_behind_the_close_is_not_answered_with_a_reset(
+        self, server: Server
+    ) -> None:
+        async with peer(server, "/sends-on") as sender:
+            sender.send_frame(0x81, b'{"close": {"code": 4501}}')
+            for _ in range(50):
+                sender.send_frame(0x81, b'{"echo": "on its way"}')
+            assert await sender.close_codes() == [4501]
+            for _ in range(3):  # a reset would come in answer to the first
+                sender.send_frame(0x81, b'{"echo": "sent later"}')
+                await sender.writer.drain()
+                await asyncio.sleep(0.05)
+            assert not sender.writer.transport.is_closing()
 
 
 @pytest.fixture

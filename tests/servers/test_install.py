@@ -113,7 +113,7 @@ def test_an_adapter_that_breaks_does_not_keep_the_site_from_starting(
         ({}, "unknown"),
         ({"daphne.server": SimpleNamespace()}, "unknown"),  # every process of a Daphne site
         ({"daphne.server": SimpleNamespace(), "uvicorn.server": SimpleNamespace()}, "uvicorn"),
-        ({"hypercorn.asyncio": SimpleNamespace()}, "hypercorn"),
+        ({"hypercorn.asyncio.run": SimpleNamespace()}, "hypercorn"),
         ({"granian.server": SimpleNamespace()}, "granian"),
         (
             {

@@ -151,7 +151,20 @@ def uvicorn_legacy(port: int, files: Path) -> Sequence[str]:
     return uvicorn(port, files, "--ws", "websockets", "--loop", "asyncio")
 
 
-COMMANDS = [daphne, daphne_tls, uvicorn_asyncio, uvicorn_fastest, uvicorn_tls, uvicorn_legacy]
+def hypercorn(port: int, files: Path, *options: str) -> Sequence[str]:
+    bind = f"127.0.0.1:{port}"
+    return ["-m", "hypercorn", "-w", "0", *options, "--bind", bind, APPLICATION]
+
+
+def hypercorn_tls(port: int, files: Path) -> Sequence[str]:
+    keys = ("--keyfile", str(files / "key.pem"), "--certfile", str(files / "cert.pem"))
+    return hypercorn(port, files, *keys)
+
+
+COMMANDS = [
+    *(daphne, daphne_tls, hypercorn, hypercorn_tls),
+    *(uvicorn_asyncio, uvicorn_fastest, uvicorn_tls, uvicorn_legacy),
+]
 
 
 class Site:
@@ -159,7 +172,7 @@ class Site:
         self.server = server
         self.tls = name.endswith("_tls")
         self.writes = name != "uvicorn_legacy"
-        self.compresses = name.startswith("uvicorn")
+        self.compresses = not name.startswith("daphne")
 
     @asynccontextmanager
     async def client(self, path: str = "/", **options: Any) -> AsyncIterator[Client]:

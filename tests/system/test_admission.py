@@ -11,12 +11,12 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from tests.support.leftovers import debug
 from tests.support.raw import Raw, again
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.visitor import Visitor
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
-SERVERS = pytest.mark.parametrize("server", ["daphne", "uvicorn"])
+ON_EACH_SERVER = pytest.mark.parametrize("server", SERVERS)
 
 
 async def places(site: Site) -> tuple[int, int]:
@@ -32,7 +32,7 @@ async def refusal(site: Site, path: str = "/echo/", **options: Any) -> InvalidSt
     return refused.value
 
 
-@SERVERS
+@ON_EACH_SERVER
 async def test_a_full_node_refuses_with_503_and_takes_the_next_when_one_has_left(
     shared_site: MakeSite, server: str
 ) -> None:
@@ -56,7 +56,7 @@ async def let_in(site: Site) -> bool:
     return False
 
 
-@SERVERS
+@ON_EACH_SERVER
 async def test_those_that_say_no_hello_are_few_and_do_not_keep_others_out_for_long(
     shared_site: MakeSite, server: str
 ) -> None:
@@ -72,7 +72,7 @@ async def test_those_that_say_no_hello_are_few_and_do_not_keep_others_out_for_lo
         await eventually(lambda: let_in(site), 10)
 
 
-@SERVERS
+@ON_EACH_SERVER
 async def test_an_address_has_its_limit_and_a_browser_sees_why(
     shared_site: MakeSite, server: str
 ) -> None:
@@ -87,7 +87,7 @@ async def test_an_address_has_its_limit_and_a_browser_sees_why(
         await first.bye()
 
 
-@pytest.mark.parametrize(("server", "vendor"), [("daphne", "sqlite"), ("uvicorn", "postgres")])
+@pytest.mark.parametrize(("server", "vendor"), [*((server, "sqlite") for server in SERVERS), ("uvicorn", "postgres")])
 async def test_a_user_has_a_limit_on_all_nodes_together_and_a_resume_does_not_count_twice(
     shared_site: MakeSite, server: str, vendor: str
 ) -> None:
@@ -128,22 +128,25 @@ async def test_a_user_has_a_limit_on_all_nodes_together_and_a_resume_does_not_co
                 await returned.hello(later=True)
                 assert (await returned.closed())[0] == 4503
             await in_its_place.bye()
+        ended = "SELECT state FROM graceful_ws_session WHERE uuid = %s"
+        session = in_its_place.session_id.replace("-", "")
+        await eventually(lambda: site.sql(ended, session) == [("ended",)], 10)
         async with again(returned, additional_headers=anna.headers) as at_last:
             assert (await at_last.hello())["resumed"]
             await at_last.bye()
         await second.close()
 
 
-@SERVERS
+@ON_EACH_SERVER
 async def test_no_end_of_a_handshake_leaves_anything_counted(
     shared_site: MakeSite, server: str
 ) -> None:
-    """Foreign origin, refused by the application, failed, cut while connect() runs or before the
+    """Foreign origin, refused by the application, failed, too slow, cut while connect() runs or before the
     hello, turned away, ended by bye."""
     site = shared_site(server=server, settings={"connections_per_address": 6})
     foreign = await refusal(site, origin="https://evil.example")
     assert foreign.response.status_code == 403
-    for path in ("/denying/", "/broken/"):
+    for path in ("/denying/", "/broken/", "/slow/"):
         await refusal(site, path)
     for _ in range(3):
         reader, writer = await half_open(site, "/slow/")

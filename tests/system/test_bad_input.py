@@ -10,14 +10,14 @@ from websockets.exceptions import InvalidStatus
 
 from tests.consumers import POISON
 from tests.support.raw import Raw, again
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.system.conftest import MakeSite
 
 LIMIT = 64 * 1024  # bytes of a message
 HELLO_LIMIT = 128 * 1024
 
 
-@pytest.fixture(params=["daphne", "uvicorn"])
+@pytest.fixture(params=SERVERS)
 def site(request: pytest.FixtureRequest, shared_site: MakeSite) -> Site:
     return shared_site(server=request.param)
 
@@ -148,6 +148,8 @@ async def test_bad_frame_is_answered_with_the_code_of_the_table(
 async def test_bytes_that_are_no_text_are_1007_and_binary_is_1003(
     site: Site, data: bytes, text: bool, code: int
 ) -> None:
+    if site.node.server == "granian" and code == 1007:
+        code = 1002  # it keeps to itself what was wrong
     async with Raw(site.ws("/echo/")) as raw:
         await raw.hello()
         await raw.send_bytes(data, text=text)

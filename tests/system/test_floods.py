@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.raw import Raw
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
@@ -30,14 +30,15 @@ UPGRADE = (
 )
 
 
-@pytest.fixture(params=["daphne", "uvicorn"])
+@pytest.fixture(params=SERVERS)
 def site(request: pytest.FixtureRequest, make_site: MakeSite) -> Site:
     return make_site(server=request.param, settings=SETTINGS)
 
 
 def memory(site: Site) -> int:
-    """KiB that the process holds now."""
-    pages = int(Path(f"/proc/{site.node.pid}/statm").read_text().split()[1])
+    """KiB that the process holds now, which may be a worker of the one that was started."""
+    [(pid,)] = site.sql("SELECT pid FROM graceful_ws_node WHERE state = 'up'")
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * PAGE // 1024
 
 

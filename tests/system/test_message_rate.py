@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.raw import Raw, again
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.system.conftest import MakeSite
 
 # As in tests.consumers.Paced.
@@ -22,7 +22,7 @@ WITHOUT_CREDIT = {
 }
 
 
-@pytest.fixture(params=["daphne", "uvicorn"])
+@pytest.fixture(params=SERVERS)
 def site(request: pytest.FixtureRequest, shared_site: MakeSite) -> Site:
     return shared_site(server=request.param, settings={"heartbeat_interval": 0.3})
 

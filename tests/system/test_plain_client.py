@@ -9,7 +9,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.support.raw import Raw
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
@@ -21,7 +21,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(params=["daphne", "uvicorn"])
+@pytest.fixture(params=SERVERS)
 def site(request: pytest.FixtureRequest, shared_site: MakeSite) -> Site:
     return shared_site(server=request.param, settings=SETTINGS)
 

@@ -9,11 +9,10 @@ import pytest
 
 from tests.support.ledger import LedgerBook
 from tests.support.raw import Raw, again
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
-SERVERS = ["daphne", "uvicorn"]
 LOGIN = """
 from importlib import import_module
 from django.conf import settings

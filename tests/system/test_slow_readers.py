@@ -10,12 +10,11 @@ import pytest
 
 from tests.support.leftovers import debug
 from tests.support.raw import Raw, again
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
 NO_HEARTBEAT = {"heartbeat_interval": 60.0}
-SERVERS = ["daphne", "uvicorn"]
 
 
 @pytest.fixture(params=SERVERS)

@@ -9,12 +9,13 @@ import pytest
 from channels.auth import AuthMiddlewareStack
 from channels.exceptions import DenyConnection
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.layers import get_channel_layer
 from channels.routing import URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.contrib.auth import get_user_model
 from django.urls import path
 
-from graceful_ws.client import VolatileReceived
+from graceful_ws.client import Subscribed, Superseded, VolatileReceived
 from graceful_ws.consumers import GracefulConsumer
 from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.models import OutboundMessage, Session
@@ -50,10 +51,10 @@ async def test_message_is_acknowledged_when_it_is_received() -> None:
     async with GracefulCommunicator(ECHO, "/ws/") as client:
         await client.send("hello")
         await settle()
-        assert client.consumer.live.acked_seq == 0
+        assert client._live().acked_seq == 0
         await client.receive()
         await settle()
-        assert client.consumer.live.acked_seq == 1
+        assert client._live().acked_seq == 1
 
 
 async def test_held_acknowledgements_wait_until_they_are_released(clock: Clock) -> None:
@@ -62,7 +63,7 @@ async def test_held_acknowledgements_wait_until_they_are_released(clock: Clock) 
         await client.send("hello")
         await client.receive()
         await clock.advance(12)  # pings are answered, without what is held
-        assert client.consumer.live.acked_seq == 0
+        assert client._live().acked_seq == 0
         assert await OutboundMessage.objects.acount() == 1
         client.release_acks()
         await clock.advance(12)  # the node notes acknowledgements now and then
@@ -338,6 +339,35 @@ async def test_missed_messages_of_a_stream_are_replayed() -> None:
         assert [(m.stream, m.data) for m in resumed.messages] == [("news", 1)]
 
 
+async def test_message_of_a_channel_layer_group_reaches_it(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
+    class Grouped(GracefulConsumer):
+        groups = ["everybody"]
+
+        async def chat_said(self, event: dict[str, Any]) -> None:
+            await self.send_json(event["text"])
+
+    async with GracefulCommunicator(Grouped.as_asgi(), "/ws/") as client:
+        layer = get_channel_layer()
+        await layer.group_send("everybody", {"type": "chat.said", "text": "hello"})
+        assert (await client.receive()).data == "hello"
+        await layer.group_send("everybody", {"type": "chat.said", "text": "again"})
+        with pytest.raises(AssertionError, match="again"):
+            await client.receive_nothing()
+
+
+async def test_events_are_told_once_each() -> None:
+    async with GracefulCommunicator(Room.as_asgi(), "/") as client:
+        await client.send({"subscribe": "a"})
+        await client.send({"subscribe": "b"})
+        assert [(await client.event(Subscribed)).stream for _ in range(2)] == ["a", "b"]
+        async with client.twin():
+            assert (await client.event(Superseded)).instance
+            with pytest.raises(ConnectionEnded, match="4501"):
+                await client.event(Superseded)
+
+
 # --- what is left --------------------------------------------------------------------------------
 
 
@@ -348,3 +378,36 @@ async def test_nothing_is_left_of_a_connection() -> None:
             await client.send("hello")
     await settle()
     assert asyncio.all_tasks() == before
+
+
+async def test_client_that_was_never_welcomed_leaves_nothing() -> None:
+    before = asyncio.all_tasks()
+
+    class Stuck(GracefulConsumer):
+        async def connect(self) -> None:
+            await asyncio.sleep(3600)
+
+        handler_timeout = 0.1
+
+    with pytest.raises((TimeoutError, Refused)):
+        await GracefulCommunicator(Stuck.as_asgi(), "/ws/", within=0.05).connect()
+    await settle()
+    await asyncio.sleep(0.2)  # its own limit
+    await settle()
+    assert asyncio.all_tasks() == before
+
+
+async def test_what_needs_a_connection_says_so() -> None:
+    client = GracefulCommunicator(ECHO, "/ws/")
+    assert not client.volatile("dropped")
+    with pytest.raises(RuntimeError, match="connect"):
+        await client.receive()
+    await client.connect()
+    with pytest.raises(RuntimeError, match="is connected"):
+        await client.resume()
+    assert isinstance(client.consumer, Echo)
+    await client.bye()
+    with pytest.raises(ConnectionEnded, match="1000 bye"):
+        _ = client.consumer
+    with pytest.raises(RuntimeError, match="not connected"):
+        await client.drop()

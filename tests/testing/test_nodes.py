@@ -7,8 +7,9 @@ import threading
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from channels.testing import WebsocketCommunicator
-from django.db import transaction
+from django.db import connections, transaction
 
 from graceful_ws.client import Draining
 from graceful_ws.consumers import GracefulConsumer
@@ -25,7 +26,6 @@ from graceful_ws.testing import (
     settle,
 )
 from tests.consumers import Echo
-from tests.node.kit import store
 
 ECHO = Echo.as_asgi()
 
@@ -76,13 +76,24 @@ async def test_client_moves_to_the_successor_while_the_old_node_drains(
     async with graceful_node.draining(window=10) as drain:
         told = await client.event(Draining)
         assert 0 < told.close_in <= 10
-        assert client.consumer.live.node is drain.node
+        assert client._live().node is drain.node
         await client.close(CloseCode.SUSPENDED)
         assert (await client.resume()).resumed
-        assert client.consumer.live.node is graceful_node.node
-        assert client.consumer.live.node is not drain.node
+        assert client._live().node is graceful_node.node
+        assert client._live().node is not drain.node
     assert client.closed is None
     await client.bye()
+
+
+async def test_end_of_the_block_is_the_end_of_the_window(graceful_node: LocalNode) -> None:
+    loop = asyncio.get_running_loop()
+    async with GracefulCommunicator(ECHO, "/ws/") as client:
+        begun = loop.time()
+        async with graceful_node.draining(window=60):
+            assert await client.send({"result": 1, "echo": False}) == 1
+        assert client.closed is not None
+        assert client.closed.code == CloseCode.SERVICE_RESTART
+        assert loop.time() - begun < 30
 
 
 async def test_node_without_a_successor_refuses(graceful_node: LocalNode) -> None:
@@ -136,13 +147,16 @@ async def test_communicator_without_a_node_says_what_is_missing(transactional_db
 
 
 async def test_test_inside_a_transaction_is_told_the_mark(transactional_db: None) -> None:
-    def begin() -> None:
-        async def run() -> None:
-            async with running_node():
-                pass
+    async def run() -> None:
+        async with running_node():
+            pass
 
-        with transaction.atomic():
-            asyncio.run(run())
+    def begin() -> None:  # as a TestCase does around an async test
+        try:
+            with transaction.atomic():
+                async_to_sync(run)()
+        finally:
+            connections.close_all()
 
     with pytest.raises(NotReady, match=r"django_db\(transaction=True\)"):
-        await store(begin)
+        await asyncio.to_thread(begin)

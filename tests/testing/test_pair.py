@@ -71,21 +71,27 @@ async def test_delays_of_a_real_client_pass_with_the_clock(clock: Clock) -> None
 
 @nodes
 async def test_client_sees_the_silence_of_a_server(clock: Clock) -> None:
-    async def deaf(scope: Any, receive: Any, send: Any) -> None:
-        events = []
+    asked = 0
+
+    async def hangs(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asked
+        asked += 1
+        sent, hanging = 0, asked == 1
 
         async def some(event: dict[str, Any]) -> None:
-            events.append(event)
-            if len(events) < 4:
+            nonlocal sent
+            sent += 1
+            if not hanging or sent <= 2:  # the accept and the welcome
                 await send(event)
 
         await ECHO(scope, receive, some)
 
     events: list[Event] = []
-    async with connect_in_process(deaf, "/ws/", on_event=events.append):
+    async with connect_in_process(hangs, "/ws/", on_event=events.append) as client:
         await clock.advance(30)
-        codes = [event.code for event in events if isinstance(event, Disconnected)]
-        assert CloseCode.SERVER_SILENT in codes
+        assert client.state == "connected"
+    codes = [event.code for event in events if isinstance(event, Disconnected)]
+    assert codes[0] == CloseCode.SERVER_SILENT
 
 
 @nodes
@@ -103,9 +109,7 @@ async def test_client_that_was_taken_over_is_closed_for_good() -> None:
 async def test_refused_client_tries_again(consumer: Any, status: int) -> None:
     events: list[Event] = []
     backoff = Backoff(max_retries=2, base_delay=0, when_exhausted="stop")
-    client = connect_in_process(
-        consumer.as_asgi(), "/ws/", backoff=backoff, on_event=events.append
-    )
+    client = connect_in_process(consumer.as_asgi(), "/ws/", backoff=backoff, on_event=events.append)
     client.start()
     with pytest.raises(SessionLost):
         await client.connected()

@@ -1,0 +1,121 @@
+"""The tests that a Channels site has already go on working, with the tools of channels.testing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.database_url import database_settings
+from tests.testing.sample import Sample
+
+CONSUMERS = """
+from channels.db import database_sync_to_async
+from django.contrib.auth import get_user_model
+
+from graceful_ws.consumers import GracefulConsumer, GracefulWebsocketConsumer
+
+
+class Orders(GracefulConsumer):
+    groups = ["orders"]
+
+    async def receive_json(self, content):
+        if content == "count":
+            content = await database_sync_to_async(get_user_model().objects.count)()
+        await self.send_json(content)
+
+    async def order_placed(self, event):
+        await self.send_json(event["order"])
+
+
+class Lobby(GracefulWebsocketConsumer):
+    async def receive(self, text_data=None, bytes_data=None):
+        await self.send(text_data, bytes_data)
+"""
+
+LAYERS = """
+CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+"""
+
+TESTS = """
+import asyncio
+import threading
+
+import pytest
+from channels.layers import get_channel_layer
+from channels.testing import WebsocketCommunicator
+from django.contrib.auth import get_user_model
+
+from graceful_ws.node.node import local_nodes
+from orders.asgi import application
+
+pytestmark = pytest.mark.django_db(transaction=True)
+loops = set()
+
+
+def nothing_else_is_left():
+    threads = [one.name for one in threading.enumerate() if one.name.startswith("graceful-")]
+    live = [node for node in local_nodes() if not node.loop.is_closed()]
+    assert (threads, live) == ([], [])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+async def test_one_after_another(n):
+    nothing_else_is_left()
+    assert asyncio.get_running_loop() not in loops
+    loops.add(asyncio.get_running_loop())
+    assert await get_user_model().objects.acount() == 0
+    await get_user_model().objects.acreate(username=f"user {n}")
+    communicator = WebsocketCommunicator(application, "/ws/orders/")
+    assert await communicator.connect() == (True, None)
+    await communicator.send_json_to("count")
+    assert await communicator.receive_json_from() == 1
+    await get_channel_layer().group_send("orders", {"type": "order.placed", "order": n})
+    assert await communicator.receive_json_from() == n
+    assert await communicator.receive_nothing()
+    await communicator.disconnect()
+
+
+async def test_two_at_once_and_text():
+    one = WebsocketCommunicator(application, "/ws/orders/")
+    other = WebsocketCommunicator(application, "/ws/lobby/", subprotocols=["chat"])
+    assert await one.connect() == (True, None)
+    assert await other.connect() == (True, None)
+    await other.send_to(bytes_data=b"bytes")
+    assert await other.receive_from() == b"bytes"
+    await other.disconnect(code=4321)
+    await one.send_to(text_data='"text"')
+    assert await one.receive_from() == '"text"'
+    await one.disconnect()
+
+
+def test_and_nothing_is_left_at_the_end():
+    nothing_else_is_left()
+"""
+
+
+@pytest.fixture(params=["memory", "file", "postgres"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Sample:
+    database: dict[str, Any] = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(tmp_path / "site.sqlite3"),
+    }
+    if request.param == "file":
+        database["TEST"] = {"NAME": str(tmp_path / "test.sqlite3")}
+    elif request.param == "postgres":
+        database = database_settings(request.getfixturevalue("postgres_url"))
+        database["TEST"] = {"NAME": f"compat_{tmp_path.parent.name}_{tmp_path.name}"[-60:].lower()}
+    sample = Sample(tmp_path, database)
+    settings = (tmp_path / "orders/settings.py").read_text()
+    sample.write("orders/settings.py", settings + LAYERS)
+    sample.write("orders/consumers.py", CONSUMERS)
+    sample.write("conftest.py", "")  # nothing of graceful_ws.testing
+    return sample
+
+
+def test_communicator_works_in_fresh_event_loops_and_leaves_nothing(site: Sample) -> None:
+    site.write("test_sockets.py", TESTS)
+    code, output = site.test("test_sockets.py")
+    assert code == 0, output
+    assert "5 passed" in output
