@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -13,10 +12,19 @@ from typing import Any
 
 import pytest
 from websockets import Subprotocol
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import serve
 
 from graceful_ws.client import GapTold, SessionLost
-from tests.support.howto import APPS, PAGES, WITHIN, Project, blocks
+from tests.support.howto import (
+    APPS,
+    PAGES,
+    WITHIN,
+    Project,
+    Script,
+    blocks,
+    message,
+    welcome,
+)
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
 
@@ -112,8 +120,11 @@ async def test_chat_tells_strangers_why_they_are_closed(site: Project, user: str
 async def test_chat_lets_nobody_write_who_is_no_longer_a_member(site: Project) -> None:
     async with site.client("/ws/chat/milk/", "bob") as bob:
         await bob.take()
-        left = "from chat.models import Room; Room.objects.get(slug='milk').members.remove({})"
-        await site.process(left.format(site.users["bob"]["pk"]))
+        site.change(
+            "DELETE FROM chat_room_members WHERE user_id = ? AND room_id ="
+            " (SELECT id FROM chat_room WHERE slug = 'milk')",
+            site.users["bob"]["pk"],
+        )
         assert await bob.send({"text": "still here"}) == {"error": "not a member"}
         bob.abort()
         with pytest.raises(SessionLost, match="not a member"):
@@ -342,34 +353,6 @@ async def test_own_client_stops_when_it_is_told_to(site: Project) -> None:
     client = module.Client(site.server.ws("/ws/chat/own/"), print)
     with pytest.raises(module.Ended, match="4601"):
         await asyncio.wait_for(client.run(), WITHIN)
-
-
-class Script:
-    """A server that says what it is told to, one list of frames for each connection."""
-
-    def __init__(self, *connections: list[dict[str, Any]]) -> None:
-        self._connections = list(connections)
-        self.hellos: list[dict[str, Any]] = []
-        self.codes: list[int | None] = []
-
-    async def __call__(self, socket: ServerConnection) -> None:
-        self.hellos.append(json.loads(await socket.recv()))
-        for frame in self._connections.pop(0) if self._connections else []:
-            await socket.send(json.dumps(frame))
-        await socket.wait_closed()
-        self.codes.append(socket.close_code)
-
-
-def welcome(resumed: bool, token: str | None = None, **streams: Any) -> dict[str, Any]:
-    return {
-        **{"type": "welcome", "session_id": "s", "session_token": token, "resumed": resumed},
-        **{"last_client_seq": 0, "reconnect_window": 0, "streams": streams},
-        "heartbeat": {"interval": 5, "timeout": 3, "max_missed": 3},
-    }
-
-
-def message(seq: int, **more: Any) -> dict[str, Any]:
-    return {"type": "message", "seq": seq, "data": seq, **more}
 
 
 async def test_own_client_drops_copies_and_resumes_at_a_hole(

@@ -159,6 +159,7 @@ def limit(protocol: Any, size: int) -> None:
     """Lower the limit of a protocol, wherever its implementation keeps it."""
     for owner, name in (
         (getattr(protocol, "conn", None), "max_message_size"),  # websockets-sansio
+        (getattr(protocol, "conn", None), "max_size"),  # the same before websockets 16
         (getattr(protocol, "buffer", None), "max_length"),  # wsproto: counts what it has read
         (protocol, "max_size"),  # websockets
     ):

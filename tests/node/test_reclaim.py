@@ -67,6 +67,7 @@ def used(node: Node, monkeypatch: pytest.MonkeyPatch) -> Memory:
     monkeypatch.setattr(memory, "usage", used)
     monkeypatch.setattr(memory, "blocks", lambda: 0)
     monkeypatch.setattr(reclaim, "PROGRESS", 0.0)
+    monkeypatch.setattr(reclaim, "GONE_WITHIN", 60.0)  # on a busy machine
     monkeypatch.setattr(reclaim, "LEAST", 2)
     monkeypatch.setattr(reclaim, "COLLECTING", 1000.0)  # of a test process is a lot
     return used

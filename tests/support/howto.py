@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from websockets.asyncio.server import ServerConnection
+
 from graceful_ws.client import Backoff, Disconnected, GracefulClient, SessionLost
 from tests.support.processes import ROOT
 from tests.support.servers import ServerProcess
@@ -207,9 +209,9 @@ class Project:
 
         return await asyncio.to_thread(ask)
 
-    def change(self, statement: str) -> None:
+    def change(self, statement: str, *parameters: object) -> None:
         with closing(sqlite3.connect(self.directory / "site.sqlite3", timeout=10)) as database:
-            database.execute(statement)
+            database.execute(statement, parameters)
             database.commit()
 
     def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -249,3 +251,31 @@ class Client(GracefulClient):
 
     def codes(self) -> list[int]:
         return [event.code for event in self.heard if isinstance(event, Disconnected)]
+
+
+class Script:
+    """A server that says what it is told to, one list of frames for each connection."""
+
+    def __init__(self, *connections: list[dict[str, Any]]) -> None:
+        self._connections = list(connections)
+        self.hellos: list[dict[str, Any]] = []
+        self.codes: list[int | None] = []
+
+    async def __call__(self, socket: ServerConnection) -> None:
+        self.hellos.append(json.loads(await socket.recv()))
+        for frame in self._connections.pop(0) if self._connections else []:
+            await socket.send(json.dumps(frame))
+        await socket.wait_closed()
+        self.codes.append(socket.close_code)
+
+
+def welcome(resumed: bool, token: str | None = None, **streams: Any) -> dict[str, Any]:
+    return {
+        **{"type": "welcome", "session_id": "s", "session_token": token, "resumed": resumed},
+        **{"last_client_seq": 0, "reconnect_window": 0, "streams": streams},
+        "heartbeat": {"interval": 5, "timeout": 3, "max_missed": 3},
+    }
+
+
+def message(seq: int, **more: Any) -> dict[str, Any]:
+    return {"type": "message", "seq": seq, "data": seq, **more}

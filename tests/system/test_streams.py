@@ -128,9 +128,9 @@ with transaction.atomic():
 """
     async with Raw(place.ws(0)) as raw, Raw(place.ws(1, "/transaction-room/")) as handler:
         await raw.hello()
+        await handler.hello()
         await raw.follow(room)
         await process.run(code)
-        await handler.hello()
         await handler.message({"publish": room, "data": "failed", "fail": "rolled back"})
         await handler.expect("nack")
         await handler.ask({"publish": room, "data": "handled"})
