@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from graceful_ws import publishing
+from graceful_ws.base import Graceful
 from graceful_ws.consumers import GracefulConsumer
 from graceful_ws.following import Follower
 from graceful_ws.models import AuditEntry, Node, Session
@@ -19,30 +20,7 @@ from tests.test_docs import DOCS, ROOT, tables
 
 REFERENCE = (ROOT / "docs/reference.md").read_text()
 
-ASKED_BY_THE_NODE = {
-    *(
-        "call_session_ended",
-        "decode_json",
-        "ended",
-        "follow_streams",
-        "follows_all",
-        "gap_told",
-        "limits",
-        "overrides",
-    ),
-    *(
-        "follows_all",
-        "has_audience",
-        "has_transaction",
-        "identity",
-        "label",
-        "live",
-        "overrides",
-        "plain_call",
-        "remote_address",
-    ),
-    "user_agent",
-}
+CHANNELS_OWN = {"decode_json"}
 
 
 def public_names(*classes: type) -> set[str]:
@@ -62,7 +40,7 @@ def parameters(signature: str) -> list[str]:
 
 
 def test_reference_page_has_every_name_of_the_consumer() -> None:
-    names = public_names(GracefulConsumer, Follower) - ASKED_BY_THE_NODE - set(LIMITS)
+    names = public_names(GracefulConsumer, Graceful, Follower) - CHANNELS_OWN - set(LIMITS)
     assert written_names("To set or to override", "To call").keys() == names
 
 
@@ -122,4 +100,6 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    assert [path.name for path in DOCS if f"docs/{path.name})" not in readme] == []
+    pages = [f"docs/{path.name}" for path in DOCS]
+    pages += [f"docs/howto/{path.name}" for path in ROOT.glob("docs/howto/*.md")]
+    assert [page for page in pages if f"{page})" not in readme] == []

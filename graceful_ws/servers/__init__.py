@@ -50,6 +50,13 @@ class Socket(Protocol):
         """Whether ``send`` is the server's, with nothing between."""
 
 
+class Offer(dict[str, Socket]):
+    """What stands under EXTENSION. Some middlewares copy the whole scope; the socket stays one."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Offer:
+        return self
+
+
 installed: dict[str, str] = {}  # server → version, as its distribution calls it
 missing: dict[str, str] = {}  # what an adapter did not find → what does not work without it
 

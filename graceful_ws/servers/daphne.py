@@ -29,7 +29,7 @@ from twisted.internet.defer import Deferred
 
 from graceful_ws.core.close_codes import NEVER_SENT, cut_reason
 
-from . import COMPRESSED_FROM, EXTENSION
+from . import COMPRESSED_FROM, EXTENSION, Offer
 from .flow import MOST, Inflow, Outflow
 from .signals import Stop
 
@@ -111,7 +111,7 @@ def _offer_extensions(create: Any) -> Any:
             # 2.3 of the specification brought the reasons of close and disconnect.
             scope["asgi"] = {"version": "3.0", "spec_version": "2.3"}
             scope.setdefault("extensions", {}).update(
-                {"websocket.http.response": {}, EXTENSION: {"socket": protocol}}
+                {"websocket.http.response": {}, EXTENSION: Offer(socket=protocol)}
             )
         return create(self, protocol, scope)
 

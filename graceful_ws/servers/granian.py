@@ -21,6 +21,7 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 import granian._signals as _signals
@@ -28,13 +29,16 @@ import granian.server.mp as _workers
 
 from graceful_ws.core.close_codes import CloseCode, cut_reason
 
-from . import EXTENSION
+from . import EXTENSION, Offer
 from .granian_sockets import Addresses, Sockets, addresses, until_peer_closes
 from .signals import SIGNALS, Stop
 
 logger = logging.getLogger("graceful_ws.servers")
 
 EXIT_AFTER = 0.2  # seconds that granian gets to stop by itself, when it is in a hurry
+# A signal to the process group reaches the worker too; one that is gone before its parent has heard
+# of the stop counts as crashed, and the parent's exit status is 1 (seconds).
+PARENT_HEARS = 0.3
 LET_GO = 0.05  # seconds that granian gets for what it does at once
 TRIES = 40  # of that time, for a connection that is dropped
 NOT_ADAPTED = "close() waits for the client's next message, and connections may not be dropped"
@@ -74,14 +78,22 @@ def _drain_first(set_signals: Any, stop: Stop) -> Any:
 
         hurried = threading.Event()
 
+        told_again = asyncio.Event()
+
         def begin() -> None:
             # Once: granian's signal takes two, and a third would block the event loop.
-            if not draining:
+            if draining:
+                told_again.set()
+            else:
                 draining.append(loop.create_task(drain_and_stop()))
 
         async def drain_and_stop() -> None:
+            parent_has_heard = loop.time() + PARENT_HEARS
             try:
                 await stop.drained(hurry)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(parent_has_heard):
+                        await told_again.wait()
             finally:
                 worker.set()
                 if hurried.is_set():
@@ -136,7 +148,7 @@ def _outermost(application: Any) -> Any:
         # A dictionary of its own: granian has one for all connections.
         scope["extensions"] = {
             **(scope.get("extensions") or {}),
-            EXTENSION: {"socket": connection},
+            EXTENSION: Offer(socket=connection),
         }
         running = application(scope, connection.receive, connection.send)
         if type(asyncio.current_task()) is not asyncio.Task:

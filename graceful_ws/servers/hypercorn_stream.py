@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import functools
 import inspect
-from typing import Any, Self
+from typing import Any
 
 from hypercorn.protocol import h2, h11, ws_stream
 from hypercorn.protocol.events import Event, StreamClosed
 from wsproto.connection import ConnectionState
 from wsproto.events import CloseConnection, Message, Ping
 
-from . import COMPRESSED_FROM, EXTENSION, Write
+from . import COMPRESSED_FROM, EXTENSION, Offer, Write
 
 NEEDED = ("app_send", "handle", "_handle_events", "_send_pings", "_send_wsproto_event")
 State = ws_stream.ASGIWebsocketState
@@ -71,7 +71,7 @@ class Stream(ws_stream.WSStream):
     # --- the application ----------------------------------------------------------------------
 
     async def _run(self, scope: Any, *args: Any) -> None:
-        scope["extensions"][EXTENSION] = {"socket": self}
+        scope["extensions"][EXTENSION] = Offer(socket=self)
         try:
             await self._application(scope, *args)
         finally:
@@ -207,10 +207,6 @@ class Stream(ws_stream.WSStream):
         await protocol._flush()
 
     # --- what else a Socket offers ------------------------------------------------------------
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """hypercorn's own ``ProxyFixMiddleware`` copies the whole scope."""
-        return self
 
     def is_own(self, send: Any) -> bool:
         return bool(send == self.app_send)

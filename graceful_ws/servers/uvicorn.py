@@ -15,7 +15,7 @@ from typing import Any
 
 from uvicorn.server import Server
 
-from . import COMPRESSED_FROM, EXTENSION
+from . import COMPRESSED_FROM, EXTENSION, Offer
 from .signals import Stop
 
 NEEDED = ("close_sent", "conn", "handshake_complete", "transport", "writable")  # to write
@@ -105,7 +105,7 @@ class _Outermost:
             protocol: Any = getattr(send, "__self__", None)
             if drop is not None:
                 socket = _Socket(drop, protocol, send)
-                scope.setdefault("extensions", {})[EXTENSION] = {"socket": socket}
+                scope.setdefault("extensions", {})[EXTENSION] = Offer(socket=socket)
             if hasattr(protocol, "close_timeout"):
                 protocol.close_timeout = _close_timeout
         return await self._application(scope, receive, send)

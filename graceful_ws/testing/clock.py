@@ -15,6 +15,7 @@ from .work import Work, work_here
 
 STRIDES = 1000  # timers are served one by one, or in so many strides where that is coarser
 LONGEST_STRIDE = 3.0  # seconds: nodes that look at each other less often would begin anew
+CREEP = 1e-7  # seconds for each look at a clock that stands, see ``time``
 
 
 class Clock:
@@ -40,8 +41,12 @@ class Clock:
         return self._stands_at - self._loop_time()
 
     def time(self) -> float:
-        """The event loop's time, in seconds."""
-        return self._loop_time() + self._offset if self._stands_at is None else self._stands_at
+        """The event loop's time, in seconds. While it stands it creeps: a timer may come a
+        nanosecond early, and who then waits for the rest must not wait for ever."""
+        if self._stands_at is None:
+            return self._loop_time() + self._offset
+        self._stands_at += CREEP
+        return self._stands_at
 
     def now(self) -> datetime:
         """What ``timezone.now`` returns."""
@@ -57,17 +62,18 @@ class Clock:
         if seconds < 0:
             raise ValueError("time does not go back")
         await self._work.settle()
-        self._stands_at = now = self.time()
-        target = now + seconds
+        self._stands_at = self.time()
+        target = self._stands_at + seconds
         stride = min(seconds / STRIDES, LONGEST_STRIDE)
         self._work.frozen = True
         try:
-            while now < target:
-                now = self._stands_at = min(target, max(self._work.next_timer(), now + stride))
+            while self._stands_at < target:
+                next_one = max(self._work.next_timer(), self._stands_at + stride)
+                self._stands_at = min(target, next_one)
                 await self._work.settle()
         finally:
             self._work.frozen = False
-            self._offset = now - self._loop_time()
+            self._offset = self._stands_at - self._loop_time()
             self._stands_at = None
         await self._work.settle()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -30,7 +32,7 @@ class Work:
     def __init__(self, loop: asyncio.BaseEventLoop, *, in_django_thread: bool = False) -> None:
         self._loop = loop
         self._in_django_thread = in_django_thread
-        self._calls = 0  # in threads
+        self._calls: Counter[str] = Counter()  # in threads
         self.frozen = False  # no time passes: a clock is being advanced, and serves the timers
 
     # --- what there is to do ------------------------------------------------------------------
@@ -53,14 +55,19 @@ class Work:
             await asyncio.sleep(0)
             if self._busy:
                 pass
-            elif self._calls:
+            elif self._calls.total():
                 time.sleep(LOOK)  # noqa: ASYNC251  (the threads have the interpreter meanwhile)
             elif self.frozen or self.next_timer() > self._loop.time() + SOON:
                 return
             else:
                 await asyncio.sleep(max(0.0, self.next_timer() - self._loop.time()))
             if time.monotonic() > until:
-                raise TimeoutError(f"something has been under way for {WITHIN:g} s")
+                raise TimeoutError(f"after {WITHIN:g} s there is still under way: {self._what()}")
+
+    def _what(self) -> str:
+        calls = [name for name, count in self._calls.items() if count]
+        ready = [repr(handle) for handle in self._loop._ready]  # type: ignore[attr-defined]
+        return ", ".join(calls + ready) or "a timer that comes again at once"
 
     # --- counting -----------------------------------------------------------------------------
 
@@ -76,16 +83,16 @@ class Work:
                 return await run(threads, function, *args)
             if self._in_django_thread:
                 return await sync_to_async(function)(*args)
-            self._calls += 1
+            self._calls[name := _name(function)] += 1
             try:
                 return await run(threads, function, *args)
             finally:
-                self._calls -= 1
+                self._calls[name] -= 1
 
         def counted_in_executor(executor: Any, function: Any, *args: Any) -> Any:
             future = in_executor(executor, function, *args)
-            self._calls += 1
-            future.add_done_callback(self._called)
+            self._calls[name := _name(function)] += 1
+            future.add_done_callback(lambda _: self._calls.subtract([name]))
             return future
 
         with ExitStack() as stack:
@@ -95,8 +102,12 @@ class Work:
             stack.callback(_work.pop, loop)
             yield
 
-    def _called(self, future: object) -> None:
-        self._calls -= 1
+
+def _name(function: Any) -> str:
+    """Of what is called in the end, through the wrappers of asyncio and asgiref."""
+    while isinstance(function, partial):
+        function = next(filter(callable, function.args), function.func)
+    return getattr(function, "__qualname__", None) or repr(function)
 
 
 def work_here() -> Work:

@@ -18,7 +18,8 @@ PAIRS = {  # the base class in Channels, and here
     "text": (AsyncWebsocketConsumer, GracefulWebsocketConsumer),
 }
 
-MODULES = ("opening", "talking", "layers", "failing", "overriding")  # of scenarios
+# Of scenarios.
+MODULES = ("opening", "talking", "layers", "failing", "overriding", "bounds")
 
 # Scenarios that the code does not play yet, and why.
 _CODES = "close(code) of the application is not passed on as it is to plain clients"
@@ -34,7 +35,47 @@ PENDING: dict[str, str] = {
 }
 
 # The differences that are meant: key → first cell of its row in docs/migrate.md.
-DIFFERENCES: dict[str, str] = {}
+DIFFERENCES: dict[str, str] = {
+    "origin": "a foreign Origin",
+    "full": "a full or draining node, or a database that is away",
+    "user": "more than 100 connections of one user",
+    "denied": "an exception before `accept()`",
+    "exception": "an exception after `accept()`",
+    "stop": "`StopConsumer` without `close()`",
+    "disconnect": "`disconnect(code)`",
+    "timeout": "a handler that takes over 30 s",
+    "slow": "a slow handler",
+    "left": "what waits when the client leaves",
+    "closing": "what comes after `close()`",
+    "rate": "over 1,000 messages a second of one connection",
+    "size": "a message over 64 KiB",
+    "reason": "a reason of `close()` over 123 bytes",
+    "queued": "`await self.send(…)`",
+    "past": "`self.base_send(…)` past `accept()` and `close()`",
+    "not json": "JSON: text that is not JSON",
+    "binary": "JSON: binary or empty text",
+    "json": "JSON: the text of `send_json`",
+    "strict": "JSON: `NaN`, infinities and lone surrogates in `send_json`",
+    "answer": "JSON: `send_json` of over 1 MiB",
+    "unknown type": "a group message of an unknown type",
+    "layer": "the channel layer fails",
+    "old connections": "`close_old_connections` in Django's thread, for async calls of the ORM",
+    "names": "more names are taken",
+    "tests": "tests with `WebsocketCommunicator`",
+}
+
+# Those that are no scenario here, and the tests that know them.
+ELSEWHERE = {
+    "full": "tests/system/test_admission.py::test_a_full_node_refuses_with_503_and_takes_the_next",
+    "user": "tests/system/test_admission.py::test_a_user_has_a_limit_on_all_nodes_together",
+    "slow": "tests/system/test_plain_client.py::test_plain_client_is_handled_in_order_however_slow",
+    "rate": "tests/system/test_message_rate.py::test_messages_of_a_plain_client_wait_and_all_are",
+    "queued": "tests/system/test_slow_readers.py::test_plain_client_that_does_not_read_makes_its",
+    "layer": "tests/compat/test_differences.py::test_layer_that_fails_is_survived",
+    "old connections": "tests/compat/test_differences.py::test_old_connections_are_closed",
+    "names": "tests/compat/test_differences.py::test_names_that_are_taken",
+    "tests": "tests/compat/test_channels_testing.py::test_communicator_works_in_fresh_event_loops",
+}
 
 
 @dataclass(frozen=True)

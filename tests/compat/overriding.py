@@ -195,3 +195,14 @@ async def channels_own_send(peer: Peer, base: Any) -> None:
             await self.base_send({"type": "websocket.send", "text": "straight"})
 
     peer.start(Consumer.as_asgi())
+
+
+@scenario()
+async def send_before_accept(peer: Peer, base: Any) -> None:
+    class Consumer(base):  # type: ignore[misc]
+        async def connect(self) -> None:
+            await self.send("early")
+            await self.accept()
+            await self.send("late")
+
+    peer.start(Consumer.as_asgi())

@@ -95,6 +95,39 @@ def test_and_nothing_is_left_at_the_end():
 """
 
 
+LIVE = """
+import json
+
+from channels.testing import ChannelsLiveServerTestCase
+from django.contrib.auth import get_user_model
+from websockets.sync.client import connect
+
+
+class OrdersTest(ChannelsLiveServerTestCase):
+    def setUp(self):
+        get_user_model().objects.create(username="ann")
+
+    def connect(self, path, **options):
+        return connect(self.live_server_ws_url + path, proxy=None, open_timeout=10, **options)
+
+    def test_orders_are_answered(self):
+        with self.connect("/ws/orders/", origin=self.live_server_url) as socket:
+            socket.send('"count"')
+            assert json.loads(socket.recv(timeout=10)) == 1
+            socket.send('{"a": [1, 2]}')
+            assert json.loads(socket.recv(timeout=10)) == {"a": [1, 2]}
+
+    def test_text_and_bytes_come_back(self):
+        with self.connect("/ws/lobby/") as one, self.connect("/ws/lobby/") as other:
+            one.send("text")
+            other.send(b"bytes")
+            assert (one.recv(timeout=10), other.recv(timeout=10)) == ("text", b"bytes")
+
+    def test_the_database_is_empty_each_time(self):
+        assert get_user_model().objects.count() == 1
+"""
+
+
 @pytest.fixture(params=["memory", "file", "postgres"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Sample:
     database: dict[str, Any] = {
@@ -119,3 +152,11 @@ def test_communicator_works_in_fresh_event_loops_and_leaves_nothing(site: Sample
     code, output = site.test("test_sockets.py")
     assert code == 0, output
     assert "5 passed" in output
+
+
+@pytest.mark.parametrize("site", ["file", "postgres"], indirect=True)
+def test_live_server_test_case_works(site: Sample) -> None:
+    site.write("test_live.py", LIVE)
+    code, output = site.test("test_live.py")
+    assert code == 0, output
+    assert "3 passed" in output

@@ -13,6 +13,7 @@ GRACEFUL_TEST_WRAP_SEND       set: a middleware hides the server's own send
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 from collections.abc import Coroutine
@@ -205,6 +206,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     async def hidden(message: Any) -> None:
         await send(message)
 
+    if scope["type"] == "websocket":
+        scope = copy.deepcopy(scope)  # as some middlewares do
     wrapped = hidden if "GRACEFUL_TEST_WRAP_SEND" in os.environ else send
     await PATHS.get(scope["path"], obedient)(scope, receive, wrapped)
 

@@ -55,6 +55,24 @@ async def test_timers_run_in_their_order(clock: Clock) -> None:
     assert ran == [10, 11, 30, 31]
 
 
+@pytest.mark.sqlite_only
+async def test_timer_that_comes_a_nanosecond_early_is_not_waited_for_for_ever(
+    clock: Clock,
+) -> None:
+    loop = asyncio.get_running_loop()
+    until, there = loop.time() + 5, asyncio.Event()
+
+    def look() -> None:
+        if loop.time() < until:
+            loop.call_at(until - 5e-10, look)
+        else:
+            there.set()
+
+    look()
+    await clock.advance(6)
+    assert there.is_set()
+
+
 async def test_time_does_not_go_back(clock: Clock) -> None:
     with pytest.raises(ValueError, match="back"):
         await clock.advance(-1)

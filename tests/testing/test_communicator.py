@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from graceful_ws.testing import (
     Nacked,
     Refused,
     settle,
+    work,
 )
 from tests.consumers import Broken, Denying, Echo, Room
 
@@ -95,6 +97,16 @@ async def test_receive_nothing_waits_for_threads_and_for_the_commit() -> None:
         client.send_nowait("go")
         with pytest.raises(AssertionError, match="late"):
             await client.receive_nothing()
+
+
+async def test_what_is_stuck_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "WITHIN", 0.05)
+    gate = threading.Event()
+    waiting = asyncio.create_task(asyncio.to_thread(gate.wait, 5))
+    with pytest.raises(TimeoutError, match=r"under way: Event\.wait"):
+        await settle()
+    gate.set()
+    assert await waiting
 
 
 async def test_volatile_messages_go_both_ways() -> None:
