@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import json
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import markcoroutinefunction
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
 from graceful_ws.base import Graceful, check_not_collecting, collecting
@@ -31,8 +33,11 @@ else:
     JsonConsumer = AsyncJsonWebsocketConsumer
 
 
-class UnreadableText(ValueError):
+class UnreadableText(json.JSONDecodeError):
     """A plain client's message is not JSON."""
+
+
+ENCODE_JSON = AsyncJsonWebsocketConsumer.encode_json.__func__  # type: ignore[attr-defined]
 
 
 class JsonServing(Serving):
@@ -60,11 +65,11 @@ class JsonServing(Serving):
         except ProtocolError as error:
             live.close(error.code, error.reason)
         except UnreadableText as error:
-            live.close(CloseCode.INVALID_DATA, str(error))
+            live.close(CloseCode.INVALID_DATA, error.msg)
 
     async def encode(self, content: Any) -> str:
         consumer = self.consumer
-        if type(consumer).encode_json.__func__ is AsyncJsonWebsocketConsumer.encode_json.__func__:  # type: ignore[attr-defined]
+        if getattr(type(consumer).encode_json, "__func__", None) is ENCODE_JSON:
             return await super().encode(content)
         return self.own_text(await consumer.encode_json(content))
 
@@ -159,6 +164,7 @@ class GracefulConsumer(Graceful, JsonConsumer):
 
     # --- sending ------------------------------------------------------------------------------
 
+    @markcoroutinefunction
     def send_json(
         self, content: Any, close: bool | int = False, *, volatile: bool = False
     ) -> Coroutine[Any, Any, None]:
@@ -168,9 +174,9 @@ class GracefulConsumer(Graceful, JsonConsumer):
         reconnects within ``resume_window``. With ``volatile`` it has no number, is not kept, and
         is dropped for a client that does not keep up.
 
-        Raises ValueError when the content is not strict JSON or over ``send_bytes``, Fenced when
-        the session has moved to another connection or ended, JournalUnavailable while the
-        database is away.
+        Raises ValueError when the content is not strict JSON or over ``send_bytes``, TypeError for
+        types that JSON has not, Fenced when the session has moved to another connection or ended,
+        JournalUnavailable while the database is away.
         """
         check_not_collecting("self.reply(content)")
         return self._graceful.send(content, close, volatile)
@@ -205,7 +211,7 @@ class GracefulConsumer(Graceful, JsonConsumer):
         try:
             return decode_plain(text_data)
         except ProtocolError as error:
-            raise UnreadableText(error.reason) from None
+            raise UnreadableText(error.reason, text_data, 0) from None
 
 
 class GracefulWebsocketConsumer(Graceful):
@@ -233,6 +239,7 @@ class GracefulWebsocketConsumer(Graceful):
 
     # --- sending ------------------------------------------------------------------------------
 
+    @markcoroutinefunction
     def send(  # type: ignore[override]
         self,
         text_data: str | None = None,

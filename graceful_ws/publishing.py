@@ -46,7 +46,8 @@ def publish(stream: str, data: Any) -> None:
     A name is any text of 1 to 100 bytes. Takes no lock: long transactions and other publishers are
     in nobody's way.
 
-    Raises ValueError for another name, or when ``data`` is not strict JSON or over ``send_bytes``.
+    Raises ValueError for another name, or when ``data`` is over ``send_bytes`` or not strict JSON;
+    for types that JSON has not, such as Decimal or datetime, TypeError.
     """
     streams.leave(streams.check_name(stream), encoded(data))
     transaction.on_commit(lambda: _published(stream), using=alias(), robust=True)
@@ -63,7 +64,7 @@ def send_to_user(user: Any, data: Any) -> None:
     machine, attached or not: to those that there are when the transaction commits. It is one of
     each session's own messages.
 
-    Raises ValueError when ``data`` is not strict JSON or over ``send_bytes``, or without a user.
+    Raises ValueError and TypeError for ``data`` as ``publish`` does, and ValueError without a user.
     """
     name = pending.leave_for_user(_key(user), encoded(data))
     transaction.on_commit(lambda: _published(name), using=alias(), robust=True)
@@ -80,8 +81,8 @@ def send_to_session(session_id: str | uuid.UUID, data: Any) -> None:
     A detached session gets it when it resumes. It is one of the session's own messages: numbered,
     in order with those that its consumer sends, and delivered once.
 
-    Raises SessionUnknown when there is no such session or it has ended, ValueError when ``data``
-    is not strict JSON or over ``send_bytes``.
+    Raises SessionUnknown when there is no such session or it has ended, ValueError and
+    TypeError for ``data`` as ``publish`` does.
     """
     public_id = session_id if isinstance(session_id, uuid.UUID) else _parse(session_id)
     session = pending.leave(public_id, encoded(data))

@@ -124,7 +124,7 @@ class Serving(Following):
             code = await live.reader.run()
         finally:
             # As a task of the node: a server may cancel this one while a handler still runs.
-            ending = live.node.spawn(end(live, code))
+            ending = live.node.spawn(end(live, code), live.context)
             ending.add_done_callback(lambda _: place.leave())
             await asyncio.shield(ending)
 

@@ -151,7 +151,7 @@ class Inbox:
 
     def _wake(self) -> None:
         if self._task is None:
-            self._task = self._live.node.spawn(self._run())
+            self._task = self._live.node.spawn(self._run(), self._live.context)
             self._task.add_done_callback(self._ran)
 
     def _ran(self, task: asyncio.Task[None]) -> None:
@@ -230,7 +230,8 @@ class Inbox:
                 self._ask_again(seq, str(error), begun=not transaction)
         except CommitUnknown:
             await self._settle_unknown(seq)
-        except Exception:
+        except Exception as error:
+            live.node.django_thread.failed(error)
             if limit.expired():
                 logger.warning("handler of message %d timed out", seq, extra=live.extra())
                 await self._nack(seq, "timeout", f"not done in {live.limits.handler_timeout:g} s")

@@ -52,6 +52,8 @@ class LayerPump:
         consumer = self._live.consumer
         async with asyncio.timeout(TIMEOUT):
             consumer.channel_name = await consumer.channel_layer.new_channel()
+        receive = consumer.channel_layer.receive
+        consumer.channel_receive = functools.partial(receive, consumer.channel_name)
 
     async def start(self) -> None:
         """Joins ``consumer.groups`` and starts to read. A layer that is away is tried again: a

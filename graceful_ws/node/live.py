@@ -12,6 +12,7 @@ import logging
 import math
 import random
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from graceful_ws.core import frames
@@ -59,7 +60,7 @@ class LiveConnection:
         *("_loop", "_send", "application", "attached", "attaching", "consumer", "deadline"),
         *("end_cause", "ended_elsewhere", "feed", "inbox", "instance", "limits", "machine"),
         *("node", "noted", "noted_at", "outbox", "over", "owner", "place", "plain", "reader"),
-        *("ready_future", "scope", "subscriptions", "taker", "__weakref__"),
+        *("ready_future", "scope", "subscriptions", "taker", "__weakref__", "context"),
     )
 
     def __init__(
@@ -70,6 +71,7 @@ class LiveConnection:
         self.consumer: Consumer = application.consumer
         self.scope = scope
         self.limits = application.limits
+        self.context = copy_context()  # of all handlers: what one sets the next one sees
         self.plain = frames.SUBPROTOCOL not in scope.get("subprotocols", ())
         self.machine = Connection(
             self.limits.machine(plain=self.plain), jitter=random.uniform(0.5, 1.0)
@@ -280,7 +282,8 @@ class LiveConnection:
             if isinstance(effect, SendPing):
                 self.control(frames.encode(frames.Ping(effect.sent_at, effect.rtt)))
             elif isinstance(effect, SendClose):
-                code = plain_code(effect.code) if self.plain else effect.code
+                ours = self.plain and self.end_cause != "closed"  # not the application's choice
+                code = plain_code(effect.code) if ours else effect.code
                 self.node.spawn(self._send_close(code, effect.reason))
             elif isinstance(effect, DropTransport):
                 self.drop()
@@ -338,6 +341,9 @@ class LiveConnection:
         self.close(CloseCode.RESYNC, "out of step with the session")
 
     def handler_failed(self, error: Exception) -> None:
+        self.node.django_thread.failed(error)
         logger.error("handler failed", exc_info=error, extra=self.extra())
+        if self.plain:
+            self.inbox.stop_taking()  # as in Channels: a consumer that failed handles nothing more
         if self.plain or self.limits.close_on_error or self.attached is None:
             self.close(CloseCode.INTERNAL_ERROR, "handler failed")

@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Iterable
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError
@@ -23,6 +24,7 @@ from graceful_ws.store.wakers import wakers
 from .admission import Admission
 from .backplane import Backplane
 from .collector import settle
+from .django_thread import DjangoThread
 from .drain import Drain, DrainOptions, adapt_servers
 from .ending import lost_session
 from .flusher import Flusher
@@ -123,6 +125,7 @@ class Node(Registry):
         self.reaper = Reaper(self)
         self.reclaimer = Reclaimer(self)
         self.sampler = Sampler(self)
+        self.django_thread = DjangoThread()
         self.drain: Drain | None = None
         self.replay_rows = int(settings.replay_rows)
         self.loop = asyncio.get_running_loop()
@@ -165,6 +168,7 @@ class Node(Registry):
                 ("backplane", self.backplane.run),
                 ("sequencer", self.sequencer.run),
                 ("sampler", self.sampler.run),
+                ("django thread", self.django_thread.run),
             )
         ]
         settle()
@@ -215,9 +219,11 @@ class Node(Registry):
             threads.end()
         self.sequencer.end()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, Any], context: Context | None = None
+    ) -> asyncio.Task[Any]:
         """A task that the node ends at the latest; its exception is logged."""
-        task = self.loop.create_task(coroutine)
+        task = self.loop.create_task(coroutine, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

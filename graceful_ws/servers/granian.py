@@ -19,6 +19,7 @@ import asyncio
 import functools
 import logging
 import signal
+import socket
 import sys
 import threading
 from contextlib import suppress
@@ -161,6 +162,7 @@ def _outermost(application: Any) -> Any:
         finally:
             if known is not None:
                 _sockets.ended(known)
+            await connection.ended()
 
     return adapted
 
@@ -279,13 +281,24 @@ class _Connection:
             if self._dropped is None or _cancelled():
                 raise
         finally:
-            if held is None or self._dropped is not None:
-                if held is not None:
-                    held.close()
+            if held is None:
                 self._over()
+            elif self._dropped is not None:
+                self._lingered(held)
             else:
                 self._lingering = self._loop.create_task(until_peer_closes(held, _close_timeout))
-                self._lingering.add_done_callback(lambda _: self._over())
+                self._lingering.add_done_callback(lambda _: self._lingered(held))
+
+    def _lingered(self, held: socket.socket) -> None:
+        held.close()
+        self._over()
+
+    async def ended(self) -> None:
+        """The application has returned. granian keeps a connection that was refused until nothing
+        refers to its functions any more, and what was in the scope may be part of a cycle."""
+        if self._dropped is not None:
+            await asyncio.wait({self._dropped})
+        self._native_receive = self._native_send = _gone
 
     def _ends(self, code: int, reason: str) -> None:
         self._closed = asyncio.Event()
@@ -298,7 +311,7 @@ class _Connection:
     # graceful_ws.servers.Socket
 
     def drop(self) -> None:
-        if self._dropped is None:
+        if self._dropped is None and self._native_send is not _gone:
             self._dropped = self._loop.create_task(self._drop())
 
     async def _drop(self) -> None:
@@ -327,6 +340,10 @@ class _Connection:
 
     def is_own(self, send: Any) -> bool:
         return bool(send == self.send)
+
+
+async def _gone(*_: Any) -> None:
+    raise ConnectionAbortedError("the connection is over")
 
 
 def _cancelled() -> bool:

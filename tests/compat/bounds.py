@@ -208,7 +208,5 @@ def unreadable(name: str, text: str, raised: str | None, reason: str) -> None:
 
 
 unreadable("no_json", "{", "JSONDecodeError", "not JSON: Input data was truncated")
-unreadable(
-    "not_a_number", "NaN", None, "not JSON: JSON is malformed: invalid character (byte 0)"
-)
+unreadable("not_a_number", "NaN", None, "not JSON: JSON is malformed: invalid character (byte 0)")
 unreadable("deep_json", "[" * 65 + "]" * 65, None, "nested deeper than 64")

@@ -195,3 +195,36 @@ async def exception_after_a_denial(peer: Peer, base: Any) -> None:
             raise StopConsumer
 
     peer.start(Consumer.as_asgi())
+
+
+@scenario(
+    differs=Differs(
+        "disconnect",
+        channels=Transcript([ACCEPTED, ("close", 3001, ""), ("returned",)]),
+        here=Transcript([ACCEPTED, ("close", 3001, ""), ("returned",)], [("disconnect", 3001)]),
+    )
+)
+async def stop_consumer_after_close(peer: Peer, base: Any) -> None:
+    class Consumer(base):  # type: ignore[misc]
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            await self.close(3001)
+            raise StopConsumer
+
+        async def disconnect(self, code: int) -> None:
+            peer.log("disconnect", code)
+
+    peer.start(Consumer.as_asgi())
+    await peer.settled()
+    peer.says("stop")
+
+
+@scenario()
+async def stop_consumer_in_disconnect(peer: Peer, base: Any) -> None:
+    class Consumer(base):  # type: ignore[misc]
+        async def disconnect(self, code: int) -> None:
+            peer.log("disconnect", code)
+            raise StopConsumer
+
+    peer.start(Consumer.as_asgi())
+    await peer.settled()
+    peer.leaves()

@@ -19,20 +19,7 @@ PAIRS = {  # the base class in Channels, and here
 }
 
 # Of scenarios.
-MODULES = ("opening", "talking", "layers", "failing", "overriding", "bounds")
-
-# Scenarios that the code does not play yet, and why.
-_CODES = "close(code) of the application is not passed on as it is to plain clients"
-_CLOSES = ("4000", "code_4003_reason_not allowed here", "4104", "4401", "4507")
-PENDING: dict[str, str] = {
-    **{f"close_{codes}": _CODES for codes in _CLOSES},
-    "accepted_then_closed_at_once": _CODES,
-    "handler_that_closes": _CODES,
-    "mixin_of_everything": _CODES,
-    "exception_in_receive": "what waits is handled although the consumer has failed",
-    "user_of_ones_own_kind": "identity() expects is_authenticated",
-    "encoder_that_is_no_class_method": "encode_json has no __func__",
-}
+MODULES = ("opening", "talking", "talking_json", "layers", "failing", "overriding", "bounds")
 
 # The differences that are meant: key → first cell of its row in docs/migrate.md.
 DIFFERENCES: dict[str, str] = {

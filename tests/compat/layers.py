@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from channels.layers import get_channel_layer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from tests.compat.kit import Differs, Transcript, scenario
 from tests.compat.peer import Peer
 from tests.compat.talking import ACCEPTED
 
 
+def layer(alias: str = "default") -> InMemoryChannelLayer:
+    found = get_channel_layer(alias)
+    assert isinstance(found, InMemoryChannelLayer)
+    return found
+
+
 async def tell(group: str, kind: str, **data: Any) -> None:
-    await get_channel_layer().group_send(group, {"type": kind, **data})
+    await layer().group_send(group, {"type": kind, **data})
 
 
 @scenario()
@@ -33,8 +39,7 @@ async def groups_of_the_class(peer: Peer, base: Any) -> None:
     await peer.settled()
     peer.leaves()
     await peer.over()
-    layer = get_channel_layer()
-    peer.log([name for name in ("news", "sport") if layer.groups.get(name)])
+    peer.log([name for name in ("news", "sport") if layer().groups.get(name)])
 
 
 @scenario()
@@ -148,8 +153,8 @@ async def another_layer(peer: Peer, base: Any) -> None:
 
     peer.start(Consumer.as_asgi())
     await peer.settled()
-    await get_channel_layer("default").group_send("news", {"type": "item", "from": "default"})
-    await get_channel_layer("other").group_send("news", {"type": "item", "from": "other"})
+    await layer().group_send("news", {"type": "item", "from": "default"})
+    await layer("other").group_send("news", {"type": "item", "from": "other"})
 
 
 @scenario()

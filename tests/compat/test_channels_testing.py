@@ -34,6 +34,26 @@ class Lobby(GracefulWebsocketConsumer):
         await self.send(text_data, bytes_data)
 """
 
+ASGI = """
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders.settings")
+http = get_asgi_application()
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.urls import path
+
+from orders.consumers import Lobby, Orders
+
+routes = [path("ws/orders/", Orders.as_asgi()), path("ws/lobby/", Lobby.as_asgi())]
+websocket = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routes)))
+application = ProtocolTypeRouter({"http": http, "websocket": websocket})
+"""
+
 LAYERS = """
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 """
@@ -143,6 +163,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Sample:
     settings = (tmp_path / "orders/settings.py").read_text()
     sample.write("orders/settings.py", settings + LAYERS)
     sample.write("orders/consumers.py", CONSUMERS)
+    sample.write("orders/asgi.py", ASGI)
     sample.write("conftest.py", "")  # nothing of graceful_ws.testing
     return sample
 

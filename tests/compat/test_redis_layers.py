@@ -24,7 +24,7 @@ async def layer(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator
     hosts = [{"address": redis_url, "socket_timeout": 20}]
     config = {"BACKEND": f"channels_redis.{request.param}", "CONFIG": {"hosts": hosts}}
     with override_settings(CHANNEL_LAYERS={"default": config}):
-        layer = get_channel_layer()
+        layer: Any = get_channel_layer()
         yield
         if hasattr(layer, "close_pools"):
             await layer.close_pools()
@@ -57,7 +57,7 @@ async def news(peer: Peer, base: Any, name: str) -> None:
 
     peer.start(Consumer.as_asgi())
     await came(1)
-    layer = get_channel_layer()
+    layer: Any = get_channel_layer()
     await layer.group_send(f"all_{name}", {"type": "chat.message", "text": "to all"})
     await came(2)
     peer.says("to the room")
@@ -88,7 +88,8 @@ async def test_nobody_is_in_a_group_after_the_end(pair: str) -> None:
     peer = Peer()
     await news(peer, PAIRS[pair][1], name)
     await peer.over()
-    layer, before = get_channel_layer(), len(peer.hooks)
+    layer: Any = get_channel_layer()
+    before = len(peer.hooks)
     await layer.group_send(f"all_{name}", {"type": "chat.message", "text": "to nobody"})
     other = Peer()
     await news(other, PAIRS[pair][1], name)  # what was sent before has arrived by its end

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.kit import MODULES, PAIRS, PENDING, SCENARIOS, Scenario, Transcript
+from tests.compat.kit import MODULES, PAIRS, SCENARIOS, Scenario, Transcript
 from tests.compat.peer import Peer
 
 for module in MODULES:
@@ -27,12 +27,7 @@ async def played(scenario: Scenario, base: Any) -> Transcript:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s.name}-{s.pair}")
-async def test_transcripts_are_the_same(
-    scenario: Scenario, request: pytest.FixtureRequest
-) -> None:
-    if scenario.name in PENDING:
-        why = PENDING[scenario.name]
-        request.applymarker(pytest.mark.xfail(reason=why, strict=True, raises=AssertionError))
+async def test_transcripts_are_the_same(scenario: Scenario) -> None:
     theirs, ours = PAIRS[scenario.pair]
     channels, here = await played(scenario, theirs), await played(scenario, ours)
     if scenario.differs is None:

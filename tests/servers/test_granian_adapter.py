@@ -143,6 +143,19 @@ class TestGranian(AdapterContract):
             await observer.expect(path="/babbles", code=1005, reason="")
 
 
+    async def test_whom_it_refused_it_does_not_keep_for_another_request(
+        self, server: Server
+    ) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            b"GET /refuse HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            b"Sec-WebSocket-Version: 13\r\n\r\n"
+        )
+        async with asyncio.timeout(WITHIN):
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+
     async def test_what_a_client_sends_behind_the_close_is_not_answered_with_a_reset(
         self, server: Server
     ) -> None:

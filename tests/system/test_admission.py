@@ -87,7 +87,9 @@ async def test_an_address_has_its_limit_and_a_browser_sees_why(
         await first.bye()
 
 
-@pytest.mark.parametrize(("server", "vendor"), [*((server, "sqlite") for server in SERVERS), ("uvicorn", "postgres")])
+@pytest.mark.parametrize(
+    ("server", "vendor"), [*((server, "sqlite") for server in SERVERS), ("uvicorn", "postgres")]
+)
 async def test_a_user_has_a_limit_on_all_nodes_together_and_a_resume_does_not_count_twice(
     shared_site: MakeSite, server: str, vendor: str
 ) -> None:
@@ -141,8 +143,8 @@ async def test_a_user_has_a_limit_on_all_nodes_together_and_a_resume_does_not_co
 async def test_no_end_of_a_handshake_leaves_anything_counted(
     shared_site: MakeSite, server: str
 ) -> None:
-    """Foreign origin, refused by the application, failed, too slow, cut while connect() runs or before the
-    hello, turned away, ended by bye."""
+    """Foreign origin, refused by the application, failed, too slow, cut while connect() runs or
+    before the hello, turned away, ended by bye."""
     site = shared_site(server=server, settings={"connections_per_address": 6})
     foreign = await refusal(site, origin="https://evil.example")
     assert foreign.response.status_code == 403
