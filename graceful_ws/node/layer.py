@@ -49,7 +49,7 @@ class LayerPump:
             logger.warning("channel layer: %r", error, extra=self._live.extra())
 
     async def _take_channel(self) -> None:
-        consumer = self._live.consumer
+        consumer: Any = self._live.consumer
         async with asyncio.timeout(TIMEOUT):
             consumer.channel_name = await consumer.channel_layer.new_channel()
         receive = consumer.channel_layer.receive
@@ -103,10 +103,11 @@ class LayerPump:
     def _handler(self, message: dict[str, Any]) -> Any:
         """None for a type this version does not know: during a rolling deploy versions mix, and
         the message of a newer one must not end older consumers."""
+        consumer: Any = self._live.consumer
         if self._live.application.overrides("dispatch"):
-            return self._live.consumer.dispatch
+            return consumer.dispatch
         try:
-            handler = getattr(self._live.consumer, get_handler_name(message), None)
+            handler = getattr(consumer, get_handler_name(message), None)
         except ValueError:
             handler = None
         if handler is None:

@@ -216,9 +216,10 @@ class _Connection:
         if event["code"] == CloseCode.NO_STATUS:
             # Lost, or closed without a code, or granian could not read a frame: it says the same
             # for all three. The last one is told, by the code that RFC 6455 (7.4.1) has for it.
-            await self._native_send(
-                {"type": "websocket.close", "code": CloseCode.PROTOCOL_ERROR, "reason": ""}
-            )
+            code = int(CloseCode.PROTOCOL_ERROR)
+            close = self._native_send({"type": "websocket.close", "code": code, "reason": ""})
+            await asyncio.wait([close], timeout=LET_GO)
+            close.cancel()
 
     async def send(self, message: dict[str, Any]) -> None:
         """Raises OSError when the connection was dropped meanwhile, and what granian raises when

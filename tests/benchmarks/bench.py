@@ -42,7 +42,6 @@ class BenchmarkServer(ServerProcess):
             command += ["--host", "127.0.0.1", "--port", port, "--backlog", BACKLOG]
             command += ["--no-access-log", "--log-level", "warning"]
         else:
-            command = [sys.executable, "-c", "from granian.cli import entrypoint; entrypoint()"]
             command += ["--interface", "asgi", "--host", "127.0.0.1", "--port", port]
             command += ["--backlog", BACKLOG, "--no-access-log", "--log-level", "warning"]
         return [*command, f"{self.application}:application"]

@@ -216,15 +216,3 @@ async def stop_consumer_after_close(peer: Peer, base: Any) -> None:
     peer.start(Consumer.as_asgi())
     await peer.settled()
     peer.says("stop")
-
-
-@scenario()
-async def stop_consumer_in_disconnect(peer: Peer, base: Any) -> None:
-    class Consumer(base):  # type: ignore[misc]
-        async def disconnect(self, code: int) -> None:
-            peer.log("disconnect", code)
-            raise StopConsumer
-
-    peer.start(Consumer.as_asgi())
-    await peer.settled()
-    peer.leaves()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import Any
 
 from channels.exceptions import StopConsumer
@@ -194,50 +193,5 @@ async def channels_own_send(peer: Peer, base: Any) -> None:
         async def connect(self) -> None:
             await self.accept()
             await self.base_send({"type": "websocket.send", "text": "straight"})
-
-    peer.start(Consumer.as_asgi())
-
-
-room: ContextVar[str] = ContextVar("room")
-
-
-@scenario()
-async def context_of_connect(peer: Peer, base: Any) -> None:
-    class Consumer(base):  # type: ignore[misc]
-        groups = ["news"]
-
-        async def connect(self) -> None:
-            room.set("kitchen")
-            await self.accept()
-
-        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
-            peer.log("receive", room.get())
-            room.set(text_data)
-
-        async def item(self, event: Any) -> None:
-            peer.log("item", room.get())
-
-        async def disconnect(self, code: int) -> None:
-            peer.log("disconnect", room.get())
-
-    peer.start(Consumer.as_asgi())
-    await peer.settled()
-    peer.says("bath")
-    await peer.settled()
-    await tell("news", "item")
-    await peer.settled()
-    peer.leaves()
-
-
-@scenario()
-async def reading_the_layer_by_oneself(peer: Peer, base: Any) -> None:
-    class Consumer(base):  # type: ignore[misc]
-        async def connect(self) -> None:
-            await self.channel_layer.send(self.channel_name, {"type": "job.done"})
-            await self.accept()
-            peer.log(callable(self.channel_receive))
-
-        async def job_done(self, event: Any) -> None:
-            peer.log("job_done", event)
 
     peer.start(Consumer.as_asgi())

@@ -12,11 +12,10 @@ from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.exceptions import StopConsumer
-from channels.layers import get_channel_layer
 from django.utils import translation
 
 from tests.compat.kit import scenario
-from tests.compat.layers import tell
+from tests.compat.layers import layer, tell
 from tests.compat.peer import Peer
 
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody's")
@@ -175,7 +174,7 @@ async def groups_of_the_instance(peer: Peer, base: Any) -> None:
     class Consumer(base):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.groups = [*self.groups, "own"]
+            self.groups = ["own"]
 
         async def connect(self) -> None:
             self.groups.append("late")
@@ -193,8 +192,7 @@ async def groups_of_the_instance(peer: Peer, base: Any) -> None:
     await peer.settled()
     peer.leaves()
     await peer.over()
-    layer = get_channel_layer()
-    peer.log([name for name in ("own", "late") if layer.groups.get(name)])
+    peer.log([name for name in ("own", "late") if layer().groups.get(name)])
 
 
 @scenario()
@@ -230,7 +228,7 @@ async def unreadable_text_is_caught(peer: Peer, base: Any) -> None:
             try:
                 await super().receive(text_data=text_data, **kwargs)
             except json.JSONDecodeError as error:
-                await self.send_json({"error": "bad JSON", "text": error.doc})
+                await self.send_json(f"bad JSON: {error.doc}")
 
         async def receive_json(self, content: Any) -> None:
             await self.send_json(content)

@@ -14,10 +14,15 @@ from tests.compat.peer import Peer
 from tests.support.waiting import eventually
 
 pytestmark = [
-    pytest.mark.usefixtures("memory_layers", "graceful_node"),
+    pytest.mark.usefixtures("memory_layers", "round_interval", "graceful_node"),
     pytest.mark.postgres_only,
 ]
-PLAYED = pytest.mark.parametrize("base", PAIRS["text"], ids=["channels", "here"])
+PLAYED = pytest.mark.parametrize("base", PAIRS["text"])
+
+
+@pytest.fixture
+def round_interval(request: pytest.FixtureRequest, settings: Any) -> None:
+    settings.GRACEFUL_WS = {"round_interval": request.param}
 
 
 def end_all_others() -> None:
@@ -44,8 +49,8 @@ async def ask(peer: Peer) -> Any:
 
 
 @PLAYED
-async def test_queries_go_on_at_the_latest_after_a_while(base: Any, settings: Any) -> None:
-    settings.GRACEFUL_WS = {"round_interval": 0.2}
+@pytest.mark.parametrize("round_interval", [0.2], indirect=True)
+async def test_queries_go_on_at_the_latest_after_a_while(base: Any) -> None:
     peer = Peer()
 
     class Consumer(counts(base)):  # type: ignore[misc]
@@ -68,9 +73,8 @@ async def test_queries_go_on_at_the_latest_after_a_while(base: Any, settings: An
 
 
 @PLAYED
-async def test_queries_go_on_when_a_handler_has_failed(base: Any, settings: Any) -> None:
-    settings.GRACEFUL_WS = {"round_interval": 60}
-
+@pytest.mark.parametrize("round_interval", [60], indirect=True)
+async def test_queries_go_on_when_a_handler_has_failed(base: Any) -> None:
     async def works() -> bool:
         peer = Peer()
         peer.start(counts(base).as_asgi())

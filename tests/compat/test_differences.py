@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.layers import get_channel_layer
 from django.contrib.auth.models import Group
-from django.db import connections
 
 from graceful_ws.consumers import GracefulConsumer, GracefulWebsocketConsumer
 from graceful_ws.node import layer as layer_module
-from graceful_ws.testing import running_node, settle
+from graceful_ws.testing import settle
 from tests.compat import test_scenarios  # noqa: F401  (with it scenarios register themselves)
 from tests.compat.away import AwayLayer
 from tests.compat.conftest import MEMORY
@@ -115,15 +113,6 @@ async def test_layer_that_fails_is_survived(
     await eventually(lambda: here.sent[1:] == [("send", "news")])
     await here.over()
     assert here.sent[2:] == [("returned",)]
-
-
-@mark(pytest.mark.sqlite_only, pytest.mark.usefixtures("transactional_db"))
-async def test_old_connections_are_closed_although_no_message_comes(settings: Any) -> None:
-    settings.GRACEFUL_WS = {"round_interval": 0.05}
-    async with running_node():
-        assert await Group.objects.acount() == 0
-        closed = sync_to_async(lambda: connections["default"].connection is None)
-        await eventually(closed)
 
 
 # --- code of the page ---------------------------------------------------------------------------

@@ -142,7 +142,6 @@ class TestGranian(AdapterContract):
                 assert await silent.close_codes() == [1002]
             await observer.expect(path="/babbles", code=1005, reason="")
 
-
     async def test_whom_it_refused_it_does_not_keep_for_another_request(
         self, server: Server
     ) -> None:

@@ -81,8 +81,8 @@ async def test_plain_client_is_handled_in_order_however_slow_the_handler(site: S
         ('{"fail": "on purpose"}', 1011),
         ('{"close": 1000}', 1000),
         ('{"close": 4600, "reason": "mine"}', 4600),
-        ('{"close": 4501}', 1008),
-        ('{"close": 4507}', 1000),
+        ('{"close": 4501}', 4501),
+        ('{"close": 4507}', 4507),
         ("not JSON", 1007),
         ('"\\ud83d"', 1007),
         ("NaN", 1007),
@@ -91,7 +91,7 @@ async def test_plain_client_is_handled_in_order_however_slow_the_handler(site: S
         (b"binary", 1003),
     ],
 )
-async def test_plain_client_gets_standard_codes_only(
+async def test_plain_client_gets_standard_codes_and_the_applications_own(
     site: Site, data: str | bytes, code: int
 ) -> None:
     async with Raw(site.ws("/echo/"), plain=True) as raw:

@@ -82,7 +82,6 @@ class Drain(Workload):
     deadline = 180.0
 
     async def turn(self, turn: Turn) -> dict[str, float]:
-        assert turn.server.kind != "granian", "granian has no adapter: SIGTERM drains nothing there"
         count = QUICK_CONNECTIONS if turn.quick else CONNECTIONS
         kind: Any = ClosableSession if turn.side.graceful else Closable
         async with Crowd() as crowd:

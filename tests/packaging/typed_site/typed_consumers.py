@@ -14,7 +14,12 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 
 from graceful_ws.client import GracefulClient, MessageReceived, Nacked, connect
-from graceful_ws.consumers import Fenced, GracefulConsumer, JournalUnavailable
+from graceful_ws.consumers import (
+    Fenced,
+    GracefulConsumer,
+    GracefulWebsocketConsumer,
+    JournalUnavailable,
+)
 from graceful_ws.core.frames import Gap
 from graceful_ws.publishing import (
     Online,
@@ -61,6 +66,13 @@ class Room(GracefulConsumer):
         assert_type(self.subscriptions, frozenset[str])
         await self.send_json({}, volatil=True)  # type: ignore[call-arg]
         return {"ok": True}
+
+
+class Screen(GracefulWebsocketConsumer):
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        await self.send(text_data="seen", volatile=True)
+        await self.send(bytes_data=b"seen")
+        await self.send({"seen": True})  # type: ignore[arg-type]
 
 
 class Orders(GracefulConsumer):
