@@ -127,6 +127,7 @@ class Serving(Following):
             ending = live.node.spawn(end(live, code), live.context)
             ending.add_done_callback(lambda _: place.leave())
             await asyncio.shield(ending)
+        await live.node.django_thread.look()
 
     # --- opening and closing ------------------------------------------------------------------
 

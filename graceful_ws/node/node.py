@@ -37,7 +37,7 @@ from .registry import Registry
 from .sampler import Sampler
 from .sequencer import AT_ONCE, Sequencer
 from .stats import Stats
-from .threads import OUTAGES, Threads
+from .threads import OUTAGES, Threads, abandon
 from .timers import Timers
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Node(Registry):
         self.reaper = Reaper(self)
         self.reclaimer = Reclaimer(self)
         self.sampler = Sampler(self)
-        self.django_thread = DjangoThread()
+        self.django_thread = DjangoThread(self.spawn)
         self.drain: Drain | None = None
         self.replay_rows = int(settings.replay_rows)
         self.loop = asyncio.get_running_loop()
@@ -190,18 +190,21 @@ class Node(Registry):
         while True:
             try:
                 await work()
+            except asyncio.CancelledError:
+                if self._service:
+                    self.abandon()  # not by stop(): by whoever closes the loop
+                raise
             except Exception:
                 logger.exception("the node's %s failed; it starts again", name)
                 await asyncio.sleep(1.0)
 
     async def stop(self) -> None:
         """Ends every task, thread and timer of the node. Connections must be closed before."""
-        tasks = [*self._service, *self._tasks]
+        tasks, self._service = [*self._service, *self._tasks], []
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=STOP_TIMEOUT)  # a handler may swallow the cancel
-        self._service = []
         self.timers.stop()
         pools = (self.readers, self.services, self.handler_threads)
         await asyncio.gather(
@@ -214,10 +217,9 @@ class Node(Registry):
             del _nodes[self.loop]  # a node that has drained stays, and refuses
 
     def abandon(self) -> None:
-        """The loop was closed without a stop, as tests do: end the threads at least."""
-        for threads in (self.journal.threads, self.readers, self.services, self.handler_threads):
-            threads.end()
-        self.sequencer.end()
+        """The loop ends without a stop, as those of tests do: nobody comes back for the threads."""
+        pools = (self.journal.threads, self.readers, self.services, self.handler_threads)
+        abandon([*pools, self.sequencer.threads], STOP_TIMEOUT)
 
     def spawn(
         self, coroutine: Coroutine[Any, Any, Any], context: Context | None = None

@@ -141,8 +141,9 @@ class Sequencer:
     async def stop(self, within: float) -> None:
         await self._threads.stop(within)
 
-    def end(self) -> None:
-        self._threads.end()
+    @property
+    def threads(self) -> Threads:
+        return self._threads
 
 
 def _number(name: str) -> tuple[Numbered | None, float]:

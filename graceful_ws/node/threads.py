@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -120,6 +121,19 @@ class Threads:
         for _ in threads:
             jobs.put(None)
         return threads
+
+    def abandon(self) -> list[threading.Thread]:
+        """The same, and ``run`` raises Busy from now on."""
+        self._bound = 0
+        return self.end()
+
+
+def abandon(pools: Iterable[Threads], within: float) -> None:
+    """The event loop ends, or has ended: nothing more is begun. Waits, at most ``within`` seconds,
+    until the database connections are closed."""
+    until = monotonic() + within
+    for thread in [thread for pool in pools for thread in pool.abandon()]:
+        thread.join(max(0.0, until - monotonic()))
 
 
 def _forget_broken() -> None:

@@ -30,9 +30,10 @@ async def graceful_node(transactional_db: None) -> AsyncIterator[LocalNode]:
 @pytest_asyncio.fixture
 async def clock(graceful_node: LocalNode) -> AsyncIterator[Clock]:
     """``await clock.advance(60)``: a minute later, at once."""
-    from . import fake_clock
+    from . import fake_clock, settle
 
     with fake_clock() as clock:
+        await settle()
         yield clock
 
 
@@ -45,7 +46,7 @@ async def communicator(
     ASGI_APPLICATION unless given."""
     from channels.routing import get_default_application
 
-    from . import GracefulCommunicator
+    from . import GracefulCommunicator, settle
 
     async with AsyncExitStack() as stack:
 
@@ -55,4 +56,5 @@ async def communicator(
             client = GracefulCommunicator(application or get_default_application(), path, **options)
             return await stack.enter_async_context(client)
 
+        await settle()
         yield connected

@@ -124,6 +124,7 @@ async def running_node() -> AsyncIterator[LocalNode]:
         local = LocalNode(work)
         try:
             await get_node()
+            await work.settle()  # a fixture may write next, in another thread
             yield local
         finally:
             await local.stop()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from typing import Any
 
 HEARTBEAT = 5.0  # seconds, as graceful_ws has it
 
 _rooms: list[Any] = []  # the send of each connection that follows
+CLOSE_WAITS = "granian" in sys.modules  # there for the receive() that is pending, until it ends
+_close: dict[str, Any] = {"type": "websocket.close", "reason": "the server restarts"}
+_closable_tasks: dict[Any, Any] = {}
 _idle: dict[Any, float] = {}  # send of each idle connection: when it is to be pinged
 _pinger: asyncio.Task[None] | None = None
 
@@ -61,18 +65,24 @@ async def _idle_connection(receive: Any, send: Any) -> None:
 
 async def _closable(receive: Any, send: Any) -> None:
     """``{"close": code}`` closes all connections of this kind, the one that says it too."""
+    task = asyncio.current_task()
     _rooms.append(send)
+    _closable_tasks[send] = task
     try:
         while (event := await receive())["type"] == "websocket.receive":
-            close = {
-                "type": "websocket.close",
-                "code": json.loads(event["text"])["close"],
-                "reason": "the server restarts",
-            }
+            _close["code"] = json.loads(event["text"])["close"]
             for one in list(_rooms):
-                await one(close)
+                if CLOSE_WAITS and one != send:
+                    _closable_tasks[one].cancel()
+                else:
+                    await one(_close)
+    except asyncio.CancelledError:
+        if not CLOSE_WAITS:
+            raise
+        await send(_close)
     finally:
         _rooms.remove(send)
+        del _closable_tasks[send]
 
 
 async def _ping_all() -> None:

@@ -62,7 +62,7 @@ ELSEWHERE = {
     "rate": "tests/system/test_message_rate.py::test_messages_of_a_plain_client_wait_and_all_are",
     "queued": "tests/system/test_slow_readers.py::test_plain_client_that_does_not_read_makes_its",
     "layer": "tests/compat/test_differences.py::test_layer_that_fails_is_survived",
-    "old connections": "tests/compat/test_async_queries.py::test_queries_go_on_when_a_handler_has_failed",
+    "old connections": "tests/compat/test_async_queries.py::test_queries_go_on_when_a_handler",
     "names": "tests/compat/test_differences.py::test_names_that_are_taken",
     "tests": "tests/compat/test_channels_testing.py::test_communicator_works_in_fresh_event_loops",
 }

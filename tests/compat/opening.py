@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from channels.auth import AuthMiddlewareStack
 from channels.exceptions import AcceptConnection, DenyConnection, StopConsumer
 from channels.routing import URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator, OriginValidator
 from channels.sessions import SessionMiddlewareStack
+from django.contrib.auth import (
+    BACKEND_SESSION_KEY,
+    HASH_SESSION_KEY,
+    SESSION_KEY,
+    get_user_model,
+)
+from django.contrib.sessions.backends.db import SessionStore
 from django.urls import path
 
 from tests.compat.kit import Differs, Transcript, scenario
@@ -208,6 +216,33 @@ async def user_and_session_of_the_middleware(peer: Peer, base: Any) -> None:
             await self.accept()
 
     peer.start(AuthMiddlewareStack(Consumer.as_asgi()))
+
+
+@scenario()
+async def user_who_has_logged_in(peer: Peer, base: Any) -> None:
+    class Consumer(base):  # type: ignore[misc]
+        async def connect(self) -> None:
+            user = self.scope["user"]
+            peer.log(user.is_authenticated, user.get_username(), self.scope["session"]["n"])
+            await self.accept()
+
+    @sync_to_async
+    def logged_in() -> str:
+        user, _ = get_user_model().objects.get_or_create(username="ann")
+        session = SessionStore()
+        session.update({"n": 7, SESSION_KEY: str(user.pk)})
+        session.update(
+            {
+                BACKEND_SESSION_KEY: "django.contrib.auth.backends.ModelBackend",
+                HASH_SESSION_KEY: user.get_session_auth_hash(),
+            }
+        )
+        session.save()
+        return str(session.session_key)
+
+    cookie = f"sessionid={await logged_in()}".encode()
+    headers = [(b"host", b"testserver"), (b"cookie", cookie)]
+    peer.start(AuthMiddlewareStack(Consumer.as_asgi()), headers=headers)
 
 
 @scenario()

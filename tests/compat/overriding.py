@@ -195,3 +195,34 @@ async def channels_own_send(peer: Peer, base: Any) -> None:
             await self.base_send({"type": "websocket.send", "text": "straight"})
 
     peer.start(Consumer.as_asgi())
+
+
+@scenario("json")
+async def websocket_receive_that_takes_bytes(peer: Peer, base: Any) -> None:
+    class Consumer(base):  # type: ignore[misc]
+        async def websocket_receive(self, message: Any) -> None:
+            if message.get("text"):
+                await super().websocket_receive(message)
+            else:
+                await self.send(bytes_data=message.get("bytes") or b"empty")
+
+        async def receive_json(self, content: Any) -> None:
+            await self.send_json(content)
+
+    peer.start(Consumer.as_asgi())
+    await peer.settled()
+    peer.says("1", b"bytes", "")
+
+
+@scenario("json")
+async def dispatch_that_takes_bytes(peer: Peer, base: Any) -> None:
+    class Consumer(base):  # type: ignore[misc]
+        async def dispatch(self, message: Any) -> None:
+            if message.get("bytes"):
+                await self.send(bytes_data=message["bytes"])
+            else:
+                await super().dispatch(message)
+
+    peer.start(Consumer.as_asgi())
+    await peer.settled()
+    peer.says(b"bytes")

@@ -54,7 +54,8 @@ websocket = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routes)))
 application = ProtocolTypeRouter({"http": http, "websocket": websocket})
 """
 
-LAYERS = """
+SETTINGS = """
+ALLOWED_HOSTS = ["testserver", "localhost"]
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 """
 
@@ -72,6 +73,7 @@ from orders.asgi import application
 
 pytestmark = pytest.mark.django_db(transaction=True)
 loops = set()
+HEADERS = [(b"host", b"testserver"), (b"origin", b"http://testserver")]
 
 
 def nothing_else_is_left():
@@ -87,7 +89,7 @@ async def test_one_after_another(n):
     loops.add(asyncio.get_running_loop())
     assert await get_user_model().objects.acount() == 0
     await get_user_model().objects.acreate(username=f"user {n}")
-    communicator = WebsocketCommunicator(application, "/ws/orders/")
+    communicator = WebsocketCommunicator(application, "/ws/orders/", headers=HEADERS)
     assert await communicator.connect() == (True, None)
     await communicator.send_json_to("count")
     assert await communicator.receive_json_from() == 1
@@ -98,8 +100,8 @@ async def test_one_after_another(n):
 
 
 async def test_two_at_once_and_text():
-    one = WebsocketCommunicator(application, "/ws/orders/")
-    other = WebsocketCommunicator(application, "/ws/lobby/", subprotocols=["chat"])
+    one = WebsocketCommunicator(application, "/ws/orders/", headers=HEADERS)
+    other = WebsocketCommunicator(application, "/ws/lobby/", HEADERS, subprotocols=["chat"])
     assert await one.connect() == (True, None)
     assert await other.connect() == (True, None)
     await other.send_to(bytes_data=b"bytes")
@@ -127,11 +129,12 @@ class OrdersTest(ChannelsLiveServerTestCase):
     def setUp(self):
         get_user_model().objects.create(username="ann")
 
-    def connect(self, path, **options):
-        return connect(self.live_server_ws_url + path, proxy=None, open_timeout=10, **options)
+    def connect(self, path):
+        url, origin = self.live_server_ws_url + path, self.live_server_url
+        return connect(url, origin=origin, proxy=None, open_timeout=10)
 
     def test_orders_are_answered(self):
-        with self.connect("/ws/orders/", origin=self.live_server_url) as socket:
+        with self.connect("/ws/orders/") as socket:
             socket.send('"count"')
             assert json.loads(socket.recv(timeout=10)) == 1
             socket.send('{"a": [1, 2]}')
@@ -161,7 +164,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Sample:
         database["TEST"] = {"NAME": f"compat_{tmp_path.parent.name}_{tmp_path.name}"[-60:].lower()}
     sample = Sample(tmp_path, database)
     settings = (tmp_path / "orders/settings.py").read_text()
-    sample.write("orders/settings.py", settings + LAYERS)
+    sample.write("orders/settings.py", settings + SETTINGS)
     sample.write("orders/consumers.py", CONSUMERS)
     sample.write("orders/asgi.py", ASGI)
     sample.write("conftest.py", "")  # nothing of graceful_ws.testing

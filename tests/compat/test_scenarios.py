@@ -27,11 +27,14 @@ async def played(scenario: Scenario, base: Any) -> Transcript:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s.name}-{s.pair}")
-async def test_transcripts_are_the_same(scenario: Scenario) -> None:
+async def test_transcripts_are_the_same(
+    scenario: Scenario, caplog: pytest.LogCaptureFixture
+) -> None:
     theirs, ours = PAIRS[scenario.pair]
     channels, here = await played(scenario, theirs), await played(scenario, ours)
     if scenario.differs is None:
         assert here == channels
+        assert [one for one in caplog.records if one.levelname in ("ERROR", "WARNING")] == []
     else:
         assert channels == scenario.differs.channels
         assert here == scenario.differs.here
