@@ -52,9 +52,15 @@ class JsonServing(Serving):
         received: Awaitable[Any] = self.consumer.receive_json(data)
         return received
 
+    @property
+    def reads_bytes(self) -> bool:
+        """Whether the application has taken the place of what takes JSON text alone."""
+        own = type(self.consumer).receive is not AsyncJsonWebsocketConsumer.receive
+        return own or self.dispatches or self.overrides("websocket_receive")
+
     async def received_plain(self, text: str | None, data: bytes | None) -> None:
         live = self.live
-        if not text and type(self.consumer).receive is AsyncJsonWebsocketConsumer.receive:
+        if not text and not self.reads_bytes:
             live.close(CloseCode.UNSUPPORTED_DATA, "this consumer takes JSON text")
             return
         try:

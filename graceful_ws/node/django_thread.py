@@ -1,8 +1,8 @@
 """Database connections of the one thread in which asynchronous code of the application queries.
 
-Channels closes those that are old or broken before each message and at each disconnect. Without that
-a connection that the database has ended would fail for ever: nothing else closes it in a process that
-serves WebSockets.
+Channels closes those that are old or broken before each message and at each disconnect. Otherwise
+one that the database has ended would fail for ever: nothing else closes it in a process that serves
+WebSockets.
 """
 
 from __future__ import annotations

@@ -111,8 +111,16 @@ async def test_layer_that_fails_is_survived(
     await eventually(lambda: layer.groups.get("news"))
     await layer.group_send("news", {"type": "item"})
     await eventually(lambda: here.sent[1:] == [("send", "news")])
+    monkeypatch.setattr(AwayLayer, "away", True)
+    await layer.group_send("news", {"type": "item"})  # then its reader fails
+    await eventually(lambda: len(here.sent) == 3)
+    layer.groups.clear()  # as of a Redis that was restarted
+    monkeypatch.setattr(AwayLayer, "away", False)
+    await eventually(lambda: layer.groups.get("news"))
+    await layer.group_send("news", {"type": "item"})
+    await eventually(lambda: len(here.sent) == 4)
     await here.over()
-    assert here.sent[2:] == [("returned",)]
+    assert here.sent[1:] == [("send", "news")] * 3 + [("returned",)]
 
 
 # --- code of the page ---------------------------------------------------------------------------

@@ -80,18 +80,3 @@ async def test_groups_and_channels_over_redis_are_the_same(pair: str) -> None:
     channels, here = transcripts
     assert here == channels
     assert [line[1] for line in here.sent[1:4]] == ["to all", "to the room", "to one"]
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-async def test_nobody_is_in_a_group_after_the_end(pair: str) -> None:
-    name = uuid.uuid4().hex
-    peer = Peer()
-    await news(peer, PAIRS[pair][1], name)
-    await peer.over()
-    layer: Any = get_channel_layer()
-    before = len(peer.hooks)
-    await layer.group_send(f"all_{name}", {"type": "chat.message", "text": "to nobody"})
-    other = Peer()
-    await news(other, PAIRS[pair][1], name)  # what was sent before has arrived by its end
-    await other.over()
-    assert len(peer.hooks) == before

@@ -115,7 +115,7 @@ async def test_a_second_signal_after_the_drain_does_not_wait_for_http_either(
     server = endless_request
     async with server.client():
         server.child.signal(signal.SIGTERM)
-    await eventually(lambda: "Waiting for" in server.child.log())
+    await eventually(lambda: "Waiting for connections to close" in server.child.log())
     await asyncio.sleep(1.1)  # what counts as a second signal is a matter of time
     server.child.signal(signal.SIGTERM)
     assert server.exit_status() == 0, server.child.log_tail()

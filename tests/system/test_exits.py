@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.postgres import PostgresServer
 from tests.support.raw import Raw, again
-from tests.support.servers import Site
+from tests.support.servers import SERVERS, Site
 from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
@@ -25,6 +25,12 @@ LIGHT = "/light-room/?stream=room&presence=1"
 @pytest.fixture
 def site(make_site: MakeSite) -> Site:
     return make_site(nodes=2, settings=SETTINGS)
+
+
+@pytest.fixture(params=SERVERS)
+def each_site(request: pytest.FixtureRequest, make_site: MakeSite) -> Site:
+    """For what depends on how a server reports an end."""
+    return make_site(server=request.param, nodes=2, settings=SETTINGS)
 
 
 @asynccontextmanager
@@ -69,8 +75,8 @@ async def settled(site: Site, watcher: Raw) -> None:
         await exit_of(watcher, early)
 
 
-async def test_who_says_bye_has_left_at_once(site: Site) -> None:
-    async with member(site) as watcher, member(site, 1) as guest:
+async def test_who_says_bye_has_left_at_once(each_site: Site) -> None:
+    async with member(each_site) as watcher, member(each_site, 1) as guest:
         await eventually(lambda: joins(watcher, guest) == 1)
         await guest.bye()
         found = await exit_of(watcher, guest, within=5.0)
@@ -172,8 +178,9 @@ async def resumed_at(site: Site, who: Raw) -> AsyncIterator[Raw]:
     raise AssertionError("never welcomed")
 
 
-async def test_a_deploy_announces_nobody(site: Site) -> None:
+async def test_a_deploy_announces_nobody(each_site: Site) -> None:
     """Rolling: each node is stopped and started, and its clients come back in time."""
+    site = each_site
     async with member(site) as watcher, member(site, 1) as guest:
         await settled(site, watcher)
         before = len(told(watcher))
@@ -256,8 +263,9 @@ async def test_an_audience_of_its_own_is_told_in_place_of_the_streams(site: Site
 
 @pytest.mark.parametrize("path", [ROOM, LIGHT])
 async def test_a_client_without_resume_has_left_when_its_connection_has(
-    site: Site, path: str
+    each_site: Site, path: str
 ) -> None:
+    site = each_site
     async with (
         member(site) as watcher,
         Raw(site.nodes[1].ws(path), plain=path == ROOM) as guest,
