@@ -48,7 +48,6 @@ def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
 
     A storm comes here: there is a task only for those who have something to wait for.
     """
-    live.attaching = asyncio.get_running_loop().create_future()
     entry = Attach(
         node=live.node.id,
         consumer=live.application.label,
@@ -64,6 +63,7 @@ def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
         remote_address=live.application.remote_address(),
         user_agent=live.application.user_agent(),
     )
+    live.attaching = asyncio.get_running_loop().create_future()  # nothing above failed
     before = live.node.predecessor(entry)
     if before is not None:
         _in_task(live, _attach_after(live, hello, entry, before))

