@@ -30,7 +30,9 @@ GIVEN = {
         " ProtocolTypeRouter URLRouter AuthMiddlewareStack get_asgi_application"
     ),
     "deploy.md": "get_asgi_application path URLRouter ProtocolTypeRouter",
-    "dashboard.md": "get_asgi_application path URLRouter ProtocolTypeRouter AuthMiddlewareStack Orders",
+    "dashboard.md": (
+        "get_asgi_application path URLRouter ProtocolTypeRouter AuthMiddlewareStack Orders"
+    ),
     "soak.md": "path EchoConsumer",
 }
 FEWER_CHECKS = """

@@ -44,7 +44,6 @@ LET_GO = 0.05  # seconds that granian gets for what it does at once
 TRIES = 40  # of that time, for a connection that is dropped
 NOT_ADAPTED = "close() waits for the client's next message, and connections may not be dropped"
 
-
 _close_timeout = 10.0
 _sockets = Sockets()
 
@@ -76,9 +75,7 @@ def _drain_first(set_signals: Any, stop: Stop) -> Any:
         told = _told_already()
         worker = set_signals(loop)
         draining: list[asyncio.Task[None]] = []
-
         hurried = threading.Event()
-
         told_again = asyncio.Event()
 
         def begin() -> None:

@@ -18,9 +18,15 @@ from tests.support.waiting import eventually
 from tests.system.conftest import MakeSite
 
 Server = tuple[str, tuple[str, ...], int]  # name, arguments, number of workers
-ONE: list[Server] = [("hypercorn", ("-w", "0"), 1), ("hypercorn", ("-w", "1"), 1)]
+ONE: list[Server] = [
+    ("hypercorn", ("-w", "0"), 1),
+    ("hypercorn", ("-w", "1"), 1),
+    ("granian", ("--workers", "1"), 1),
+]
+GRANIANS_OTHER = ("--interface", "asgi", "--loop", "asyncio", "--runtime-mode", "st")
 SEVERAL: list[Server] = [
     ("hypercorn", ("-w", "2"), 2),
+    ("granian", ("--workers", "2", "--respawn-interval", "1", *GRANIANS_OTHER), 2),
     ("uvicorn", ("--workers", "2"), 2),
     ("gunicorn", ("--workers", "2", "--graceful-timeout", "40"), 2),
 ]
@@ -107,12 +113,14 @@ async def test_sigterm_drains_every_worker_and_loses_and_doubles_nothing(
         # One worker is done long before the other.
         await busy.message({"sleep": 2.0, "result": "finished"})
         await busy.message({"result": "not begun"})
-        await asyncio.sleep(0.2)
+        plain = await stack.enter_async_context(Raw(site.ws("/echo/"), plain=True))
+        await plain.send("served")
+        await plain.expect("message", data="served")
         tell(site.node, signal.SIGTERM)
         for raw in clients:
             assert (await raw.expect("drain"))["reason"] == "the server restarts"
         assert (await busy.expect("ack", seq=1))["results"] == {"1": "finished"}
-        for raw in clients:
+        for raw in [*clients, plain]:
             assert await raw.closed() == (1012, "the server restarts")
         assert await site.node.await_exit(15) == 0
         await eventually(lambda: not group_exists(site.node.pid), 5, "no process is left")
@@ -131,6 +139,7 @@ async def test_sigterm_drains_every_worker_and_loses_and_doubles_nothing(
     assert all(robot.resumed >= 1 and robot.drains for robot in closed)
     query = "SELECT DISTINCT state FROM graceful_ws_node WHERE name = 'node-1'"
     assert site.sql(query) == [("stopped",)]
+    assert "Traceback" not in site.node.log(), site.node.log_tail()
 
 
 @pytest.mark.parametrize("server", SEVERAL, ids=named)
@@ -146,7 +155,7 @@ async def test_sighup_replaces_the_workers_and_loses_and_doubles_nothing(
         pid = site.node.pid
         site.node.signal(signal.SIGHUP)
         for raw in clients:
-            assert await raw.closed(20) == (1012, "the server restarts")
+            assert await raw.closed(30) == (1012, "the server restarts")
         await eventually(lambda: all(robot.closes and robot.connected for robot in found), 20)
         await more(found)
         assert (site.node.running, site.node.pid) == (True, pid)
