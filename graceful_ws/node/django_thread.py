@@ -40,9 +40,8 @@ class DjangoThread:
         """Returns when it has looked. In a storm many share one look."""
         if self._looking is None or self._looking.done():
             self._looking = self._spawn(self._look())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TIMEOUT):
-                await asyncio.shield(self._looking)
+        # Nor does whoever waits end with the node, which cancels its tasks.
+        await asyncio.wait({self._looking}, timeout=TIMEOUT)
 
     async def run(self) -> None:
         while True:

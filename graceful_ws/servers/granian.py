@@ -72,7 +72,9 @@ def install(stop: Stop) -> dict[str, str]:
 def _drain_first(set_signals: Any, stop: Stop) -> Any:
     @functools.wraps(set_signals)
     def set_loop_signals(loop: asyncio.AbstractEventLoop) -> Any:
-        told = _told_already()
+        # Until now the worker has the signal handlers of its parent, of which it is a fork: they
+        # set a flag at which nobody looks here, and the parent waits for the worker for ever.
+        parent = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         worker = set_signals(loop)
         draining: list[asyncio.Task[None]] = []
         hurried = threading.Event()
@@ -111,20 +113,11 @@ def _drain_first(set_signals: Any, stop: Stop) -> Any:
                 loop.add_signal_handler(number, begin)
             except NotImplementedError:  # Windows
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(begin))
-        if told:
+        if getattr(parent, "interrupt_signal", False):
             loop.call_soon(begin)
         return worker
 
     return set_loop_signals
-
-
-def _told_already() -> bool:
-    """Whether the worker was told to stop while it loaded the application.
-
-    Until then it has the signal handlers of its parent, of which it is a fork: they set a flag
-    at which nobody looks here, and the parent waits for the worker for ever."""
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return bool(getattr(server, "interrupt_signal", False))
 
 
 def _wrap_application(wrap: Any) -> Any:
