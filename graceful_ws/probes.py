@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from django.db import connections
+from graceful_ws.store.base import close_connections
 
 logger = logging.getLogger("graceful_ws.views")
 
@@ -70,7 +70,7 @@ class Probe(Generic[Answer]):
         except Exception as error:
             logger.warning("%s: %r", self._name, error)
         finally:
-            connections.close_all()  # those of this thread
+            close_connections()
         with self._lock:
             self._answer, self._at, self._asking = answer, time.monotonic(), None
         asking.set_result(answer)

@@ -19,7 +19,7 @@ from django.conf import settings as django_settings
 from django.db import DatabaseError, InterfaceError, connections, reset_queries
 
 from graceful_ws.conf import settings
-from graceful_ws.store.base import forget_connection, is_outage
+from graceful_ws.store.base import close_connections, forget_connection, is_outage
 
 Result = TypeVar("Result")
 Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
@@ -103,7 +103,7 @@ class Threads:
                     loop.call_soon_threadsafe(_settle, future, outcome, error)
                 del job, function, future, outcome, error
         finally:
-            connections.close_all()
+            close_connections()
 
     async def stop(self, within: float = 5.0) -> None:
         """Ends the threads after what they have begun; waits at most ``within`` seconds."""

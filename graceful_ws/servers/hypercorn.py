@@ -4,6 +4,10 @@
 stop: by a signal (``-w 0``), by their parent's event (``-w 1``, the default, and more) or because
 ``--max-requests`` is reached. The application is loaded before the name is looked up. A worker of
 the trio class has no asyncio loop, and so no consumers of Channels.
+
+After the drain hypercorn waits ``graceful_timeout`` for requests that still run. Before that it
+waits for the sockets that it listened on to be closed, which from Python 3.12 on means that all
+connections are: for ever, for the client of a request that does not end (python/cpython#79033).
 """
 
 from __future__ import annotations
@@ -31,16 +35,12 @@ except (ImportError, AttributeError):  # another hypercorn: a drain is worth mor
     streams = None
 
 Trigger = Callable[[], Awaitable[Any]]
+_open: set[Any] = set()  # hypercorn's TCPServer: one for each connection
 
 
 def set_close_timeout(seconds: float) -> None:
     if streams is not None:
         streams.set_close_timeout(seconds)
-
-
-def _wait_for_nobody() -> None:
-    if streams is not None:
-        streams.wait_for_nobody()
 
 
 def install(stop: Stop) -> dict[str, str]:
@@ -55,6 +55,11 @@ def install(stop: Stop) -> dict[str, str]:
         missing["hypercorn.asyncio.run.check_multiprocess_shutdown_event"] = (
             "a worker that ends kills the others while they drain"
         )
+    connection = getattr(run, "TCPServer", None)
+    if inspect.iscoroutinefunction(getattr(connection, "run", None)):
+        run.TCPServer = _registered(connection)  # type: ignore[attr-defined]
+    else:
+        missing["hypercorn.asyncio.run.TCPServer"] = "requests that do not end hold up a stop"
     if streams is None or not streams.install():
         missing["hypercorn.protocol.ws_stream.WSStream"] = (
             "close codes of clients read 1006, and connections may not be dropped"
@@ -76,10 +81,43 @@ def _drain_first(raise_shutdown: Any, stop: Stop) -> Any:
             try:
                 await raise_shutdown(trigger)
             except Exception:  # its way to say that the trigger has returned
-                await stop.drained(_wait_for_nobody, signals)
+                await _drained(stop, signals)
                 raise
 
     return drain_and_raise_shutdown
+
+
+async def _drained(stop: Stop, signals: Sequence[signal.Signals]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def hurry() -> None:
+        for connection in list(_open):
+            connection.config.graceful_timeout = 0
+        if not stop.draining:
+            loop.call_soon_threadsafe(_cut)
+
+    await stop.drained(hurry, signals)
+    timeouts = (connection.config.graceful_timeout for connection in _open)
+    loop.call_later(max(timeouts, default=0), _cut)
+
+
+def _cut() -> None:
+    """Ends the connections that are left; hypercorn waits for nobody then."""
+    for connection in list(_open):
+        connection.config.graceful_timeout = 0
+        connection.writer.transport.abort()
+
+
+def _registered(base: Any) -> Any:
+    class TCPServer(base):  # type: ignore[misc]
+        async def run(self) -> None:
+            _open.add(self)
+            try:
+                await super().run()
+            finally:
+                _open.discard(self)
+
+    return TCPServer
 
 
 def _is_of_a_worker(trigger: Trigger) -> bool:

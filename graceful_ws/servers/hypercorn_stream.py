@@ -23,18 +23,11 @@ from . import COMPRESSED_FROM, EXTENSION, Offer, Write
 NEEDED = ("app_send", "handle", "_handle_events", "_send_pings", "_send_wsproto_event")
 State = ws_stream.ASGIWebsocketState
 _close_timeout = 10.0
-_configs: list[Any] = []  # of the server of this process: one
 
 
 def set_close_timeout(seconds: float) -> None:
     global _close_timeout
     _close_timeout = seconds
-
-
-def wait_for_nobody() -> None:
-    """Have hypercorn cancel at once what still runs when it stops."""
-    for config in _configs:
-        config.graceful_timeout = 0
 
 
 def install() -> bool:
@@ -56,8 +49,6 @@ class Stream(ws_stream.WSStream):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.config not in _configs:
-            _configs.append(self.config)
         self._loop = asyncio.get_running_loop()
         self._application: Any = self.app
         self.app = self._run  # type: ignore[assignment]

@@ -97,6 +97,15 @@ def forget_connection() -> None:
         using.close()
 
 
+def close_connections() -> None:
+    """At the end of a thread: all that it has. Django leaves one to SQLite in memory open, because
+    the database ends with the last of them; which is that of whoever made it, not ours."""
+    for using in connections.all(initialized_only=True):
+        using.close()
+        if using.connection is not None:
+            BaseDatabaseWrapper.close(using)
+
+
 def prepare() -> None:
     """Once a process: puts a SQLite file into WAL mode, so that nobody reading waits."""
     using = connection()

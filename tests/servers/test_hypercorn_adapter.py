@@ -149,6 +149,20 @@ async def test_hurrying_the_drain_does_not_wait_for_http_either(start: Any) -> N
     request.close()
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+async def test_request_that_does_not_end_is_waited_for_as_long_as_hypercorn_is_told_to(
+    start: Any, loop: str
+) -> None:
+    server = start("-w", "0", "-k", loop, "--graceful-timeout", "1")
+    _, request = await asyncio.open_connection("127.0.0.1", server.port)
+    request.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    async with server.client() as client:
+        server.child.signal(signal.SIGTERM)
+        assert await client.end() == (1012, "restart")
+    assert server.exit_status() == 0, server.child.log_tail()
+    request.close()
+
+
 @pytest.mark.parametrize(("workers", "loop"), [("1", LOOPS[0]), ("2", LOOPS[-1])])
 async def test_workers_drain_and_end_when_their_parent_is_killed(
     start: Any, workers: str, loop: str
