@@ -78,6 +78,9 @@ class Graceful(Follower, AsyncWebsocketConsumer):
 
     # --- what Channels calls ------------------------------------------------------------------
 
+    async def websocket_connect(self, message: Any) -> None:
+        await self._graceful.joined_and_connected()
+
     __serving: Serving | None = None
     _graceful_class: ClassVar[type[Serving]]
 

@@ -71,6 +71,8 @@ class JsonServing(Serving):
         except ProtocolError as error:
             live.close(error.code, error.reason)
         except UnreadableText as error:
+            if error.doc is not text:  # of something else, that a handler has read
+                raise
             live.close(CloseCode.INVALID_DATA, error.msg)
 
     async def encode(self, content: Any) -> str:
@@ -120,7 +122,7 @@ class TextServing(Serving):
             raise ValueError("You must pass one of bytes_data or text_data")
         data = self.on_wire(content)
         if isinstance(data, bytes):
-            await self.send_bytes(data)
+            await self.live.send_plain(data)
         else:
             await self.live.send_data(data, volatile=volatile)
         if close:
@@ -206,7 +208,7 @@ class GracefulConsumer(Graceful, JsonConsumer):
                 raise ValueError(
                     "graceful.v1 carries JSON: bytes are for a GracefulWebsocketConsumer"
                 )
-            await serving.send_bytes(bytes_data)
+            await serving.live.send_plain(bytes_data)
         else:
             raise ValueError("You must pass one of bytes_data or text_data")
         if close:

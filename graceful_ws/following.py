@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from channels.exceptions import StopConsumer
+
 from graceful_ws.core.close_codes import CloseCode
 from graceful_ws.store.base import JournalUnavailable
+from graceful_ws.store.entries import Fenced
 
 if TYPE_CHECKING:
     from graceful_ws.node.live import LiveConnection
     from graceful_ws.serving import Serving
+
+logger = logging.getLogger("graceful_ws.connection")
 
 
 class Follower:
@@ -108,9 +114,18 @@ class Following:
             audience = await consumer.exit_audience()
             if audience is not None:
                 await self.live.subscriptions.tell(list(dict.fromkeys(audience)))
+        # Else it would go on without what its class declares.
         except JournalUnavailable as error:
-            # It would go on without what its class declares.
             self.live.close(CloseCode.TRY_AGAIN_LATER, str(error))
+        except asyncio.CancelledError:  # by handler_timeout, or the end
+            self.live.close(CloseCode.TRY_AGAIN_LATER, "may_subscribe takes too long")
+            raise
+        except (Fenced, StopConsumer):
+            raise
+        except Exception as error:
+            self.live.node.django_thread.failed(error)
+            logger.exception("may_subscribe failed", extra=self.live.extra())
+            self.live.close(CloseCode.INTERNAL_ERROR, "may_subscribe failed")
 
     async def _follow(self, stream: str) -> None:
         # A resume has asked for what is followed already.

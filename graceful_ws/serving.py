@@ -18,6 +18,7 @@ from graceful_ws.core.close_codes import CloseCode, is_application_code
 from graceful_ws.core.frames import SUBPROTOCOL, Gap, encode_data
 from graceful_ws.following import Following
 from graceful_ws.node.admission import Full, Place
+from graceful_ws.node.calls import called
 from graceful_ws.node.ending import end
 from graceful_ws.node.identity import identity
 from graceful_ws.node.layer import LayerPump
@@ -113,6 +114,12 @@ class Serving(Following):
         code: int = CloseCode.ABNORMAL
         self.pump = LayerPump(live)
         consumer = self.consumer
+        live.node.served.add(live)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            live.node.served.discard(live)
+            place.leave()
+
         try:
             await self.pump.open()
             own = any(map(self.overrides, ("connect", "accept", "websocket_connect")))
@@ -125,7 +132,7 @@ class Serving(Following):
         finally:
             # As a task of the node: a server may cancel this one while a handler still runs.
             ending = live.node.spawn(end(live, code), live.context)
-            ending.add_done_callback(lambda _: place.leave())
+            ending.add_done_callback(ended)
             await asyncio.shield(ending)
         await live.node.django_thread.look()
 
@@ -134,33 +141,50 @@ class Serving(Following):
     async def _connect(self) -> None:
         self.connected = True
         try:
-            await self.pump.start()
             if self.dispatches or self.overrides("websocket_connect"):
-                await self.handle({"type": "websocket.connect"})
+                await called(self.handle({"type": "websocket.connect"}))
             else:
-                await self.consumer.connect()
+                await called(self.joined_and_connected())
+            self.pump.start()
+        except Fenced:
+            raise  # the connection ended meanwhile
+        except asyncio.CancelledError:
+            if not self.live.over:  # by handler_timeout
+                self.live.node.spawn(self._connect_failed("connect() took too long"))
+            raise
+        except Exception as error:
+            if isinstance(error, StopConsumer):
+                if self.accepted:
+                    raise
+            else:
+                self.live.node.django_thread.failed(error)
+                logger.exception("connect() failed", extra=self.live.extra())
+            await self._connect_failed("connect() failed")
+
+    async def joined_and_connected(self) -> None:
+        """What ``websocket_connect`` of Channels does."""
+        try:
+            await self.pump.join()
+            await self.consumer.connect()
         except AcceptConnection:
             await self.consumer.accept()
         except DenyConnection:
             await self.consumer.close()
-        except Fenced:
-            raise  # the connection ended meanwhile
-        except asyncio.CancelledError:
-            if not self.accepted and not self.live.over:  # by handler_timeout
-                self.live.node.spawn(self._refuse("connect() took too long"))
-            raise
-        except Exception as error:
-            if self.accepted:
-                raise
-            if not isinstance(error, StopConsumer):
-                logger.exception("connect() failed")
-            await self._refuse("connect() failed")
 
-    async def _refuse(self, reason: str) -> None:
-        if not self.was_denied:  # by the application
-            with contextlib.suppress(OSError, RuntimeError):  # the client may be gone
-                await handshake.refuse(self.consumer.scope, self.consumer.base_send, 500, reason)
+    async def _connect_failed(self, reason: str) -> None:
+        if self.accepted:
+            self.live.inbox.stop_taking()
+            self.live.close(CloseCode.INTERNAL_ERROR, "handler failed")
+            return
+        await self._refuse(500, reason)
         self.live.reader.give_up()
+
+    async def _refuse(self, status: int, reason: str) -> None:
+        if not self.was_denied:
+            self.was_denied = True
+            with contextlib.suppress(OSError, RuntimeError):  # the client may be gone
+                scope, send = self.consumer.scope, self.consumer.base_send
+                await handshake.refuse(scope, send, status, reason)
 
     async def _connect_here(self) -> None:
         # Nobody has anything to wait for: without a task.
@@ -197,6 +221,8 @@ class Serving(Following):
 
     async def ended(self, code: int) -> None:
         await self.pump.stop()
+        if not self.accepted and self.live.node.refusing:
+            await self._refuse(503, "draining")
         if not self.connected:
             return
         if self.dispatches or self.overrides("websocket_disconnect"):
@@ -213,9 +239,12 @@ class Serving(Following):
     async def _last(self, name: str, hook: Callable[..., Awaitable[None]], *args: Any) -> None:
         try:
             async with asyncio.timeout(self.limits.handler_timeout):
-                await hook(*args)
+                await called(hook(*args))
         except StopConsumer:
             pass  # it stops anyway
+        except asyncio.CancelledError:
+            logger.warning("the node stops before %s() is done", name, extra=self.live.extra())
+            raise
         except Exception:
             logger.exception("%s() failed", name, extra=self.live.extra())
 
@@ -290,10 +319,6 @@ class Serving(Following):
         if len(text) * 4 > limit and len(text.encode()) > limit:
             raise ValueError(f"{len(text.encode())} bytes, over send_bytes ({limit})")
         return text
-
-    async def send_bytes(self, data: bytes) -> None:
-        await self.live.outbox.wait_uncrowded()
-        self.live.outbox.plain(data)
 
 
 def _refused(why: str) -> None:

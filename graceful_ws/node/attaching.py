@@ -79,7 +79,7 @@ def attach(live: LiveConnection, hello: frames.Hello | None) -> None:
 
 def _in_task(live: LiveConnection, work: Coroutine[Any, Any, None]) -> None:
     """The rest of the attach has to wait for something."""
-    live.node.spawn(work).add_done_callback(lambda _: _settled(live))
+    live.node.spawn(work, live.context).add_done_callback(lambda _: _settled(live))
 
 
 def _settled(live: LiveConnection) -> None:
@@ -209,7 +209,8 @@ def _welcome(
     if not application.follows_all(live.outbox.feeds):
         live.inbox.call(application.follow_streams)
     if application.overrides("resumed" if resumed else "session_started"):
-        live.inbox.call(consumer.resumed if resumed else consumer.session_started)
+        run = live.inbox.call if resumed else live.inbox.hook
+        run(consumer.resumed if resumed else consumer.session_started)
     if logger.isEnabledFor(logging.INFO):
         logger.info("%s", "resumed" if resumed else "opened", extra=live.extra())
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from graceful_ws.conf import settings
 
@@ -54,6 +54,13 @@ class DjangoThread:
 
     async def _look(self) -> None:
         try:
-            await sync_to_async(close_old_connections, thread_sensitive=True)()
+            await sync_to_async(_close_old, thread_sensitive=True)()
         except (DatabaseError, InterfaceError) as error:
             logger.warning("old connections: %s", error)
+
+
+def _close_old() -> None:
+    """As Django does it, but for one that is in a transaction: that of a TestCase."""
+    for using in connections.all(initialized_only=True):
+        if not using.in_atomic_block:
+            using.close_if_unusable_or_obsolete()

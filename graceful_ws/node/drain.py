@@ -199,16 +199,18 @@ class Drain:
         self._enter(Phase.CLOSING)
         for live in list(self.node.connections):
             live.close(CloseCode.SERVICE_RESTART, self.options.reason)
+        for live in self.node.served - self.node.connections:
+            live.reader.give_up()  # its handshake is under way, or it ends already
         await self._wait(
-            lambda: not self.node.connections, lambda: self._deadline, even_hurried_for=RESERVE
+            lambda: not self.node.served, lambda: self._deadline, even_hurried_for=RESERVE
         )
         rest = list(self.node.connections)
         self.left = [str(live.attached.uuid) if live.attached else "(no hello)" for live in rest]
-        for live in rest:
+        for live in list(self.node.served):
             live.inbox.cancel()
             live.drop()
         dropped_at = self._now()
-        await self._wait(lambda: not self.node.connections, lambda: dropped_at + 1.0)
+        await self._wait(lambda: not self.node.served, lambda: dropped_at + 1.0)
 
     async def _wait(
         self,

@@ -73,11 +73,16 @@ async def _handlers_finished(live: LiveConnection) -> None:
             await live.inbox.finished()
     except TimeoutError:
         logger.warning("a handler outlived its connection", extra=live.extra())
-        live.inbox.stop_taking()
         live.inbox.cancel()
         with contextlib.suppress(TimeoutError):  # it may swallow the cancel
             async with asyncio.timeout(CANCEL_TIMEOUT):
                 await live.inbox.finished()
+
+
+def out_of_step(live: LiveConnection) -> None:
+    """The session's row knows less than was sent: the database is an older one."""
+    logger.error("its numbers went back: was the database restored?", extra=live.extra())
+    live.close(CloseCode.RESYNC, "out of step with the session")
 
 
 def lost_session(live: LiveConnection, ending: Ending | None, *, fenced: bool) -> None:

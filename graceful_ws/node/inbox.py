@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from channels.exceptions import StopConsumer
 from django.db import OperationalError
 
@@ -27,6 +26,7 @@ from graceful_ws.store.base import JournalUnavailable, is_locked
 from graceful_ws.store.entries import Complete, CountTry, Fenced, Later
 
 from .bell import Bell
+from .calls import called, in_thread
 from .threads import OUTAGES, Busy
 from .transaction import CommitUnknown, receive_in_transaction
 
@@ -40,6 +40,7 @@ LOOK_AGAIN = 0.5  # seconds until the database is asked again what became of a c
 AHEAD = 1  # handlers that start before the outcome of the one before is committed
 LOOK_UP = 1.0  # seconds that a plain client's message waits before the connection is looked at
 LAYER_MESSAGES = 100  # messages from the channel layer that wait; then its pump waits
+HOOK = 0  # in place of a number
 
 Call = Callable[[], Awaitable[Any]]
 
@@ -60,7 +61,7 @@ class Inbox:
             self.bucket = Bucket(limits.message_rate, limits.message_burst, monotonic())
         self._copies = limits.unacked  # that may come without being asked for
         self._live = live
-        self._items: list[tuple[int | None, Any]] = []  # (number, data) or (None, call)
+        self._items: list[tuple[int | None, Any]] = []  # (number, data), or (None or HOOK, call)
         self._task: asyncio.Task[None] | None = None
         self._suspicious = 0  # up to this number, handlers may have been started before
         self._completing: asyncio.Future[Any] | None = None  # the last outcome on its way
@@ -92,10 +93,16 @@ class Inbox:
             self._live.outbox.acknowledge(self.intake.done)
 
     def call(self, call: Call) -> None:
-        """Runs a coroutine in its turn: life-cycle hooks, volatiles, messages of the layer."""
+        """Runs a coroutine in its turn: volatiles, messages of the layer, what comes with each
+        connection."""
         if self._open:
             self._items.append((None, call))
             self._wake()
+
+    def hook(self, call: Call) -> None:
+        """The same for what comes once, and so has to be run even if the client has left."""
+        self._items.append((HOOK, call))
+        self._wake()
 
     def charge(self) -> None:
         """What has no credit, and so cannot wait, takes a token. Raises ProtocolError 4201."""
@@ -130,9 +137,9 @@ class Inbox:
         return self._open
 
     def stop_taking(self) -> None:
-        """Nothing more is handled but what runs; clients send the rest again."""
+        """Nothing more is handled but what runs, and hooks; clients send the rest again."""
         self._open = False
-        self._items.clear()
+        self._items = [item for item in self._items if item[0] == HOOK]
         self._room.ring()
 
     async def finished(self) -> None:
@@ -146,6 +153,9 @@ class Inbox:
             await asyncio.wait([self._completing])
 
     def cancel(self) -> None:
+        """Ends what runs, and begins nothing."""
+        self._open = False
+        self._items.clear()
         if self._task is not None:
             self._task.cancel()
 
@@ -163,14 +173,14 @@ class Inbox:
     async def _run(self) -> None:
         try:
             while self._items:
-                if self._items[0][0] is not None and self.bucket is not None:
+                if self._items[0][0] and self.bucket is not None:
                     wait = self.bucket.take(monotonic())
                     if wait:
                         await self._pause(wait)
                         continue  # they may be gone
                 seq, item = self._items.pop(0)
                 self._room.ring()
-                if seq is None:
+                if not seq:
                     await self._call(item)
                 else:
                     await self._message(seq, item)
@@ -198,7 +208,7 @@ class Inbox:
     async def _call(self, call: Call) -> None:
         try:
             async with asyncio.timeout(self._live.limits.handler_timeout):
-                await call()
+                await called(call())
         except (Fenced, StopConsumer):
             raise
         except Exception as error:
@@ -218,9 +228,9 @@ class Inbox:
         try:
             async with limit:
                 if transaction:
-                    await self._in_transaction(seq, data)
+                    await self._in_transaction(seq, data, limit)
                     return
-                result = await live.application.received(data)
+                result = await called(live.application.received(data))
                 outcome = None if result is None else encode_data({"result": result})
         except (Fenced, StopConsumer):
             raise
@@ -291,7 +301,7 @@ class Inbox:
         an effect, so that the number must stay with its message: a second start is the last."""
         self.intake.ask_again(seq)
         self._copies = self.intake.max_messages
-        self._items = [item for item in self._items if item[0] is None]
+        self._items = [item for item in self._items if not item[0]]
         if begun:
             self._suspicious = max(self._suspicious, seq)
         code = "interrupted" if begun else "try_again"
@@ -300,16 +310,14 @@ class Inbox:
 
     # --- receive_in_transaction ---------------------------------------------------------------
 
-    async def _in_transaction(self, seq: int, data: Any) -> None:
+    async def _in_transaction(self, seq: int, data: Any, limit: asyncio.Timeout) -> None:
         live = self._live
-        keep = self.intake.max_messages
-
+        owner = live.session_pk, live.generation, seq, self.intake.max_messages
+        content = live.application.content_of(data)
+        threads = live.node.handler_threads
         try:
-            first, replies, outcome = await live.node.handler_threads.run(
-                receive_in_transaction,
-                live.consumer,
-                (live.session_pk, live.generation, seq, keep),
-                live.application.content_of(data),
+            first, replies, outcome = await in_thread(
+                threads, limit, receive_in_transaction, live.consumer, owner, content
             )
         except OperationalError as error:
             if not is_locked(error):
@@ -338,9 +346,3 @@ class Inbox:
             self._done(seq, outcome)
         else:
             self._ask_again(seq, "the database was away")
-
-
-def decode_outcome(outcome: str) -> dict[str, Any]:
-    """``{"result": …}`` or ``{"nack": {"code", "detail"}}`` as kept with a client's number."""
-    decoded: dict[str, Any] = msgspec.json.decode(outcome)
-    return decoded

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from channels.consumer import get_handler_name
 from channels.exceptions import InvalidChannelLayerError
 
+from .calls import called
+
 if TYPE_CHECKING:
     from .live import LiveConnection
 
@@ -24,14 +26,37 @@ CANCEL_AGAIN = 0.1  # seconds; a layer may lose a cancellation
 TIMEOUT = 2.0  # seconds for a channel, or for leaving the groups of a connection that is gone
 
 
+class ConsumerLayer:
+    """The channel layer as one consumer has it: knows which groups it has joined."""
+
+    def __init__(self, layer: Any, consumer: Any) -> None:
+        self._layer = layer
+        self._consumer = consumer
+        self.graceful_groups: dict[str, None] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self._layer.group_add(group, channel)
+        if channel == self._consumer.channel_name:
+            self.graceful_groups[group] = None
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        if channel == self._consumer.channel_name:
+            self.graceful_groups.pop(group, None)
+        await self._layer.group_discard(group, channel)
+
+
 class LayerPump:
     """Reads the consumer's channel and hands each message to its handler, in turn."""
 
-    __slots__ = ("_live", "_receiving", "_task")
+    __slots__ = ("_joined", "_live", "_receiving", "_task")
 
     def __init__(self, live: LiveConnection) -> None:
         self._live = live
         self._task: asyncio.Task[None] | None = None
+        self._joined = True  # False: groups have to be joined, or again
         self._receiving = False  # then cancelling frees the channel
 
     async def open(self) -> None:
@@ -40,6 +65,7 @@ class LayerPump:
         consumer = self._live.consumer
         if consumer.channel_layer is None:
             return
+        consumer.channel_layer = ConsumerLayer(consumer.channel_layer, consumer)
         consumer.channel_name = ""
         if self._live.node.backplane.failing:
             return
@@ -55,45 +81,49 @@ class LayerPump:
         receive = consumer.channel_layer.receive
         consumer.channel_receive = functools.partial(receive, consumer.channel_name)
 
-    async def start(self) -> None:
-        """Joins ``consumer.groups`` and starts to read. A layer that is away is tried again: a
-        Redis that is down must not refuse connections."""
+    async def join(self) -> None:
+        """Joins ``consumer.groups``. A layer that is away is tried again: a Redis that is down must
+        not refuse connections."""
         consumer = self._live.consumer
         if consumer.channel_layer is None:
             if consumer.groups:
                 raise InvalidChannelLayerError("BACKEND is unconfigured or doesn't support groups")
             return
-        joined = True
+        consumer.channel_layer.graceful_groups.update(dict.fromkeys(consumer.groups or ()))
         try:
             await self._join()
         except Exception as error:
             logger.warning("channel layer: %r", error, extra=self._live.extra())
-            joined = False
-        self._task = self._live.node.spawn(self._pump(joined))
+            self._joined = False
 
     async def _join(self) -> None:
         consumer = self._live.consumer
         if not consumer.channel_name:
             await self._take_channel()
-        for group in consumer.groups or ():
+        for group in list(consumer.channel_layer.graceful_groups):
             await consumer.channel_layer.group_add(group, consumer.channel_name)
 
-    async def _pump(self, joined: bool) -> None:
+    def start(self) -> None:
+        """Starts to read."""
+        if self._live.consumer.channel_layer is not None and not self._live.over:
+            self._task = self._live.node.spawn(self._pump(), self._live.context)
+
+    async def _pump(self) -> None:
         consumer = self._live.consumer
         while not self._live.over:
             try:
-                if not joined:
+                if not (self._joined and consumer.channel_name):
                     await asyncio.sleep(RETRY)
                     if self._live.node.backplane.failing:
                         continue  # a name that the pub/sub layer cannot subscribe stays in it
                     await self._join()
-                    joined = True
+                    self._joined = True
                 self._receiving = True
                 message = await consumer.channel_layer.receive(consumer.channel_name)
                 self._receiving = False
             except Exception as error:
                 logger.warning("channel layer: %r", error, extra=self._live.extra())
-                joined = False
+                self._joined = False
                 continue
             handler = None if self._live.over else self._handler(message)
             if handler is not None:
@@ -120,13 +150,17 @@ class LayerPump:
             return
         with contextlib.suppress(Exception):
             async with asyncio.timeout(TIMEOUT):
-                await self._end_task()
-                if not consumer.channel_name:
-                    return
-                for group in consumer.groups or ():
-                    await consumer.channel_layer.group_discard(group, consumer.channel_name)
-                if not self._receiving:
-                    await self._give_back()
+                await called(self._leave())
+
+    async def _leave(self) -> None:
+        consumer = self._live.consumer
+        await self._end_task()
+        if not consumer.channel_name:
+            return
+        for group in list(consumer.channel_layer.graceful_groups):
+            await consumer.channel_layer.group_discard(group, consumer.channel_name)
+        if not self._receiving:
+            await self._give_back()
 
     async def _end_task(self) -> None:
         """A layer may lose a cancellation, or take it for an error of its own."""

@@ -39,11 +39,12 @@ from .admission import Place
 from .application import Application, Consumer
 from .attaching import attach
 from .feed import Feed
-from .inbox import Inbox, decode_outcome
+from .inbox import Inbox
 from .outbox import Outbox
 from .reader import Reader
 from .subscriptions import Subscriptions
 from .taking import Taker
+from .transaction import decode_outcome
 
 if TYPE_CHECKING:
     from .node import Node
@@ -81,7 +82,7 @@ class LiveConnection:
             self._transmit,
             self.event,
             application.gap_told,
-            node.spawn,
+            lambda work: node.spawn(work, self.context),
             node.flusher,
             node.stats,
             replay_rows=node.replay_rows,
@@ -189,13 +190,12 @@ class LiveConnection:
         """Sends encoded data. Returns when it is kept (numbered), queued (plain, not resumable) or
         dropped (volatile, under pressure). Raises Fenced or JournalUnavailable."""
         if self.plain:
-            await self.outbox.wait_uncrowded()
-            self.outbox.plain(data)
+            await self.send_plain(data)
             return
         attached = await self.ready()
         if volatile:
-            if not self.outbox.crowded:
-                self.outbox.plain(frames.volatile_frame(data))
+            if self.outbox.crowded or not self.outbox.plain(frames.volatile_frame(data)):
+                await asyncio.sleep(0)  # who sends without end must let others have their turn
         elif self.consumer.resumable:
             await self.node.journal.write(
                 Append(attached.session, attached.generation, (data,)),
@@ -206,6 +206,11 @@ class LiveConnection:
             await self.outbox.wait_window(len(data) + FRAME_BYTES)
             if self.feed is not None:
                 self.committed(self.feed.source.head + 1, (data,))
+
+    async def send_plain(self, data: str | bytes) -> None:
+        if self.over and self not in self.node.served:  # its handlers are done, others go on
+            raise Fenced("the connection has ended")
+        await self.outbox.say(data)
 
     def committed(self, first: int, data: Sequence[str]) -> None:
         """Messages are kept, numbered from ``first``. Runs where the commit is told, not in the
@@ -284,7 +289,7 @@ class LiveConnection:
             elif isinstance(effect, SendClose):
                 ours = self.plain and self.end_cause != "closed"  # not the application's choice
                 code = plain_code(effect.code) if ours else effect.code
-                self.node.spawn(self._send_close(code, effect.reason))
+                self.node.spawn(self._send_close(code, effect.reason), self.context)
             elif isinstance(effect, DropTransport):
                 self.drop()
             elif isinstance(effect, Reschedule):
@@ -334,11 +339,6 @@ class LiveConnection:
         """A write was refused: the session is no longer ours. The database knows why."""
         if self.is_open and self.attached is not None:
             self.node.spawn(self.node.find_out([self], fenced=True))
-
-    def out_of_step(self) -> None:
-        """The session's row knows less than was sent: the database is an older one."""
-        logger.error("its numbers went back: was the database restored?", extra=self.extra())
-        self.close(CloseCode.RESYNC, "out of step with the session")
 
     def handler_failed(self, error: Exception) -> None:
         self.node.django_thread.failed(error)

@@ -17,6 +17,7 @@ from graceful_ws.store import nodes, pending
 from .attaching import note
 from .credentials import Credentials
 from .drain import DrainOptions
+from .ending import out_of_step
 from .threads import OUTAGES
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Lookout:
             if row is None or row[0] != live.generation:
                 lost.append(live)
             elif row[1] < head:
-                live.out_of_step()
+                out_of_step(live)
             else:
                 live.head_moved(row[1])
                 note(live, now)

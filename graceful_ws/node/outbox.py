@@ -79,12 +79,14 @@ class Outbox(Sending):
         self._wake()
         return True
 
-    def plain(self, text: str | bytes) -> None:
-        """Queues an unnumbered application message: a volatile, or anything for a plain client."""
+    def plain(self, text: str | bytes) -> bool:
+        """Queues an unnumbered application message: a volatile, or anything for a plain client.
+        False when the connection is over."""
         if self._open:
             self._stats.messages_out += 1
             self._queued.put(text, True)
             self._wake()
+        return self._open
 
     @property
     def crowded(self) -> bool:
@@ -97,10 +99,18 @@ class Outbox(Sending):
         while self._open and self.crowded:
             await self._room.wait()
 
+    async def say(self, text: str | bytes) -> None:
+        """``plain`` when there is room. Who sends without end lets others have their turn."""
+        await self.wait_uncrowded()
+        if not self.plain(text):
+            await asyncio.sleep(0)
+
     async def wait_window(self, size: int) -> None:
         """Returns when a numbered message of ``size`` bytes may go, or the connection is over."""
         while self._open and not self.window.has_room(size):
             await self._room.wait()
+        if not self._open:
+            await asyncio.sleep(0)
 
     def acknowledge(
         self, seq: int, result: Any = None, *, has_result: bool = False, nack: str | None = None

@@ -17,7 +17,8 @@ class Registry:
     """The connections of one node, and the sessions that they own."""
 
     def __init__(self) -> None:
-        self.connections: set[LiveConnection] = set()
+        self.served: set[LiveConnection] = set()  # from the handshake until their end has ended
+        self.connections: set[LiveConnection] = set()  # of them, those that are open
         self.sessions: dict[int, LiveConnection] = {}
         self._tokens: dict[bytes, LiveConnection] = {}
         self._left: set[int] = set()  # sessions for which something was left, and not here yet

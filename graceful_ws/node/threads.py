@@ -11,6 +11,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
@@ -50,16 +51,17 @@ class Threads:
         self._lock = threading.Lock()
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Runs ``function(*args)`` in one of the threads. Cancelling the caller does not stop it.
-        Raises Busy when too many calls wait already."""
+        """Runs ``function(*args)`` in one of the threads, in a copy of the context. Cancelling the
+        caller does not stop it. Raises Busy when too many calls wait already."""
         if settings.store_in_django_thread:
             return await sync_to_async(function, thread_sensitive=True)(*args)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
+        context = copy_context()
         with self._lock:
             if self._jobs.qsize() >= self._bound:
                 raise Busy(f"{self._name}: {self._bound} calls wait already")
-            self._jobs.put((lambda: function(*args), loop, future))
+            self._jobs.put((lambda: context.run(function, *args), loop, future))
             self._busy += 1
             if len(self._threads) < min(self._busy, self._count):
                 self._start_thread()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 from django.db import InterfaceError, OperationalError
 
 from graceful_ws.core.frames import encode_data
@@ -73,6 +74,12 @@ def receive_in_transaction(
             raise HandlerError from error  # its own: a time limit, another database
         forget_connection()
         raise CommitUnknown from error
+
+
+def decode_outcome(outcome: str) -> dict[str, Any]:
+    """``{"result": …}`` or ``{"nack": {"code", "detail"}}`` as kept with a client's number."""
+    decoded: dict[str, Any] = msgspec.json.decode(outcome)
+    return decoded
 
 
 def plain_transaction(consumer: Any, content: Any) -> list[str | bytes]:

@@ -83,7 +83,7 @@ def _adapt(name: str) -> None:
         adapter = importlib.import_module(f".{name}", __name__)
         lost = adapter.install(_stop)
         adapter.set_close_timeout(_close_timeout)
-        installed[name] = metadata.version(name)
+        installed[name] = _version(name)
     except Exception as error:
         logger.exception("The adapter for %s could not be installed.", name)
         missing[name] = f"no adapter: {error!r}"
@@ -91,6 +91,13 @@ def _adapt(name: str) -> None:
     for attribute, consequence in lost.items():
         logger.warning("%s is not as expected: %s.", attribute, consequence)
     missing.update(lost)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # in a frozen program
+        return "unknown"
 
 
 def set_close_timeout(seconds: float) -> None:

@@ -9,8 +9,7 @@ A connection's ``receive()`` holds what ``websocket.close`` needs, so that a clo
 client's next message, which may never come; a ``send()`` to a peer that does not read holds it
 too. ``_Connection`` stands between the application and granian: it ends a pending ``receive()``
 before it closes. What granian sends by threads of its own cannot be written directly, its limits
-of 16 MiB for a frame and 64 MiB for a message are not to be lowered, and it ignores the headers of
-``websocket.accept``.
+(16 MiB a frame, 64 MiB a message) cannot be lowered, and it ignores the headers of an accept.
 """
 
 from __future__ import annotations
@@ -18,11 +17,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import signal
 import socket
 import sys
-import threading
-from contextlib import suppress
 from typing import Any
 
 import granian._signals as _signals
@@ -32,20 +28,18 @@ from graceful_ws.core.close_codes import CloseCode, cut_reason
 
 from . import EXTENSION, Offer
 from .granian_sockets import Addresses, Sockets, addresses, until_peer_closes
-from .signals import SIGNALS, Stop
+from .granian_stop import drain_first
+from .signals import Stop
 
 logger = logging.getLogger("graceful_ws.servers")
 
-EXIT_AFTER = 0.2  # seconds that granian gets to stop by itself, when it is in a hurry
-# A signal to the process group reaches the worker too; one that is gone before its parent has heard
-# of the stop counts as crashed, and the parent's exit status is 1 (seconds).
-PARENT_HEARS = 0.3
 LET_GO = 0.05  # seconds that granian gets for what it does at once
 TRIES = 40  # of that time, for a connection that is dropped
 NOT_ADAPTED = "close() waits for the client's next message, and connections may not be dropped"
 
 _close_timeout = 10.0
 _sockets = Sockets()
+_dropping: set[asyncio.Task[None]] = set()
 
 
 def set_close_timeout(seconds: float) -> None:
@@ -58,7 +52,7 @@ def install(stop: Stop) -> dict[str, str]:
     missing = {}
     set_signals = getattr(_signals, "set_loop_signals", None)
     if callable(set_signals) and hasattr(getattr(_signals, "WorkerSignal", None), "set"):
-        _signals.set_loop_signals = _drain_first(set_signals, stop)
+        _signals.set_loop_signals = drain_first(set_signals, stop, _all_dropped)
     else:
         missing["granian._signals.set_loop_signals"] = "granian cuts connections without a drain"
     wrap = getattr(_workers, "_asgi_call_wrap", None)
@@ -66,58 +60,17 @@ def install(stop: Stop) -> dict[str, str]:
         _workers._asgi_call_wrap = _wrap_application(wrap)  # type: ignore[attr-defined]
     else:
         missing["granian.server.mp._asgi_call_wrap"] = NOT_ADAPTED
+    if "granian.server.embed" in sys.modules:
+        missing["granian.server.embed"] = (
+            "granian that is embedded cuts connections without a drain"
+        )
     return missing
 
 
-def _drain_first(set_signals: Any, stop: Stop) -> Any:
-    @functools.wraps(set_signals)
-    def set_loop_signals(loop: asyncio.AbstractEventLoop) -> Any:
-        # Until now the worker has the signal handlers of its parent, of which it is a fork: they
-        # set a flag at which nobody looks here, and the parent waits for the worker for ever.
-        parent = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        worker = set_signals(loop)
-        draining: list[asyncio.Task[None]] = []
-        hurried = threading.Event()
-        told_again = asyncio.Event()
-
-        def begin() -> None:
-            # Once: granian's signal takes two, and a third would block the event loop.
-            if draining:
-                told_again.set()
-            else:
-                draining.append(loop.create_task(drain_and_stop()))
-
-        async def drain_and_stop() -> None:
-            parent_has_heard = loop.time() + PARENT_HEARS
-            try:
-                await stop.drained(hurry)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(parent_has_heard):
-                        await told_again.wait()
-            finally:
-                worker.set()
-                if hurried.is_set():
-                    exit_soon()
-
-        def hurry() -> None:
-            hurried.set()
-            if not stop.draining:
-                loop.call_soon_threadsafe(exit_soon)
-
-        def exit_soon() -> None:
-            # Else granian waits for unfinished HTTP requests, without limit.
-            loop.call_later(EXIT_AFTER, sys.exit, 0)
-
-        for number in SIGNALS:
-            try:
-                loop.add_signal_handler(number, begin)
-            except NotImplementedError:  # Windows
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(begin))
-        if getattr(parent, "interrupt_signal", False):
-            loop.call_soon(begin)
-        return worker
-
-    return set_loop_signals
+async def _all_dropped() -> None:
+    """Else Rust aborts the process: it holds objects of Python."""
+    if _dropping:
+        await asyncio.wait(_dropping, timeout=TRIES * LET_GO)
 
 
 def _wrap_application(wrap: Any) -> Any:
@@ -219,8 +172,8 @@ class _Connection:
             await self._close(message)
         elif kind == "websocket.http.response.start":
             # Else granian keeps the connection of whom it refused, for the next request.
-            headers = [*message.get("headers", ()), (b"connection", b"close")]
-            await self._pass({**message, "headers": headers})
+            close = (b"connection", b"close")
+            await self._pass({**message, "headers": [*message.get("headers", ()), close]})
         elif kind == "websocket.http.response.body":
             await self._refuse(message)
         else:
@@ -300,10 +253,11 @@ class _Connection:
         self._closed.set()
 
     # graceful_ws.servers.Socket
-
     def drop(self) -> None:
         if self._dropped is None and self._native_send is not _gone:
             self._dropped = self._loop.create_task(self._drop())
+            _dropping.add(self._dropped)
+            self._dropped.add_done_callback(_dropping.discard)
 
     async def _drop(self) -> None:
         """granian has no way to. But a close takes the connection out of its hands, and is the

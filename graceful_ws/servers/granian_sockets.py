@@ -21,6 +21,7 @@ from typing import Any
 DIRECTORY = "/dev/fd"
 AT_MOST = 0.05  # of the time is spent on looks at all descriptors
 AT_ONCE = 64 * 1024  # bytes
+SEVERAL = -1  # in place of a descriptor: more than one socket has these addresses
 
 Addresses = tuple[str, int, int]  # the client's address and port, the server's port
 
@@ -38,25 +39,29 @@ class Sockets:
     """Knows which connections there are, and looks for their descriptors when one is needed."""
 
     def __init__(self) -> None:
-        self._descriptors: dict[Addresses, int | None] = {}  # of open connections
+        self._descriptors: dict[Addresses, int | None] = {}  # of open connections, where known
         self._next_look = float("-inf")
 
     def __len__(self) -> int:
         return len(self._descriptors)
 
     def began(self, connection: Addresses) -> None:
-        self._descriptors[connection] = None
+        """Of a server that listens on several addresses, granian does not say on which: two
+        connections may look alike, and neither may be taken for the other."""
+        self._descriptors[connection] = SEVERAL if connection in self._descriptors else None
 
     def ended(self, connection: Addresses) -> None:
         self._descriptors.pop(connection, None)
 
     def second(self, connection: Addresses) -> socket.socket | None:
-        """A second descriptor of the connection's socket, to be closed by the caller."""
+        """A second descriptor of the connection's socket, to be closed by the caller. It is not
+        asked for again: granian closes the first one, whose number another socket may get."""
         if self._descriptors.get(connection) is None:
             self._look()
         descriptor = self._descriptors.get(connection)
-        if descriptor is None or _addresses_of(descriptor) != connection:
+        if descriptor is None or descriptor == SEVERAL or _addresses_of(descriptor) != connection:
             return None
+        del self._descriptors[connection]
         # Other threads open and close descriptors meanwhile: what counts is what we have now.
         try:
             second = os.dup(descriptor)
@@ -80,7 +85,9 @@ class Sockets:
         for descriptor in present.difference(self._descriptors.values()):
             connection = _addresses_of(descriptor)
             if connection in self._descriptors:
-                self._descriptors[connection] = descriptor
+                known = self._descriptors[connection]
+                alone = known is None or _are_one(known, descriptor)
+                self._descriptors[connection] = descriptor if alone else SEVERAL
         now = time.monotonic()
         self._next_look = now + (now - begun) / AT_MOST
 
@@ -91,9 +98,13 @@ def _addresses_of(descriptor: int) -> Addresses | None:
     Nothing is opened or closed: a process that closes any descriptor of a file loses all locks that
     it has on that file (fcntl(2)), and SQLite depends on those."""
     try:
+        # With setdefaulttimeout() the constructor changes what is somebody else's.
+        blocking = socket.getdefaulttimeout() is not None and os.get_blocking(descriptor)
         seen = socket.socket(fileno=descriptor)
     except OSError:
         return None
+    if blocking:
+        os.set_blocking(descriptor, True)
     try:
         (host, port), own = seen.getpeername()[:2], seen.getsockname()[1]
         return str(host), int(port), int(own)
@@ -101,6 +112,19 @@ def _addresses_of(descriptor: int) -> Addresses | None:
         return None
     finally:
         seen.detach()
+
+
+def _are_one(known: int, descriptor: int) -> bool:
+    """Whether both are the same socket, or the known one is none any more."""
+    try:
+        before = os.fstat(known)
+    except OSError:  # it is closed, or SEVERAL
+        return known != SEVERAL
+    if not stat.S_ISSOCK(before.st_mode):
+        return True
+    with suppress(OSError):
+        return before.st_ino == os.fstat(descriptor).st_ino
+    return False
 
 
 async def until_peer_closes(held: socket.socket, within: float) -> None:

@@ -35,6 +35,7 @@ except (ImportError, AttributeError):  # another hypercorn: a drain is worth mor
     streams = None
 
 Trigger = Callable[[], Awaitable[Any]]
+TERMINATES = 0.1  # seconds until hypercorn has told its connections that it stops
 _open: set[Any] = set()  # hypercorn's TCPServer: one for each connection
 
 
@@ -98,14 +99,15 @@ async def _drained(stop: Stop, signals: Sequence[signal.Signals]) -> None:
 
     await stop.drained(hurry, signals)
     timeouts = (connection.config.graceful_timeout for connection in _open)
-    loop.call_later(max(timeouts, default=0), _cut)
+    loop.call_later(max(timeouts, default=0) + TERMINATES, _cut)
 
 
 def _cut() -> None:
     """Ends the connections that are left; hypercorn waits for nobody then."""
     for connection in list(_open):
-        connection.config.graceful_timeout = 0
-        connection.writer.transport.abort()
+        if connection.context.terminated.is_set():  # of this server: there may be others
+            connection.config.graceful_timeout = 0
+            connection.writer.transport.abort()
 
 
 def _registered(base: Any) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graceful_ws.node.node import Node
 
 GONE_WITHIN = 5.0  # seconds for connections that were left open to end
+CANCELLED_WITHIN = 1.0  # seconds for handlers that outlive them
 
 _draining: list[Node] = []
 
@@ -68,11 +69,11 @@ class LocalNode:
         options = DrainOptions(0.0, window, settings.drain_rate, deadline, reason)
         drain = old.start_drain(options)
         assert drain.task is not None
-        if successor:
-            self._part_with(old)
-            _draining.append(old)
-            await get_node()
         try:
+            if successor:
+                self._part_with(old)
+                _draining.append(old)
+                await get_node()
             await self._work.settle()
             yield drain
         finally:
@@ -94,12 +95,12 @@ class LocalNode:
                 await self._stop(node)
 
     async def _stop(self, node: Node) -> None:
-        for live in list(node.connections):
+        for live in list(node.served):
             live.drop()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GONE_WITHIN):
-                while node.connections or node.tasks:  # noqa: ASYNC110
-                    await asyncio.sleep(0.001)
+        if not await _ended(node, GONE_WITHIN):
+            for live in list(node.served):
+                live.inbox.cancel()
+            await _ended(node, CANCELLED_WITHIN)
         await node.stop()
         self._part_with(node)
 
@@ -108,6 +109,14 @@ class LocalNode:
 
         if module._nodes.get(self._loop) is node:
             del module._nodes[self._loop]
+
+
+async def _ended(node: Node, within: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while node.served or node.tasks:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+    return not node.served
 
 
 @asynccontextmanager
@@ -129,7 +138,14 @@ async def running_node() -> AsyncIterator[LocalNode]:
         finally:
             await local.stop()
             # The thread of the ORM's async calls would hold a database that is to be dropped.
-            await sync_to_async(connections.close_all)()
+            await sync_to_async(_close_connections)()
+
+
+def _close_connections() -> None:
+    """But for those in the transaction of a TestCase, which goes on."""
+    for using in connections.all(initialized_only=True):
+        if not using.in_atomic_block:
+            using.close()
 
 
 def _only_one_thread() -> bool:

@@ -91,7 +91,8 @@ class _Connection:
         turn.set()
 
     async def opened(self) -> None:
-        """Raises InvalidStatus when the handshake is refused."""
+        """Raises InvalidStatus when the handshake is refused, and TypeError, after which a client
+        does not try again, when the application raises: no route leads there, for example."""
         try:
             while not self._line.accepted and self._line.ended is None:
                 await self._turn.wait()
@@ -100,7 +101,12 @@ class _Connection:
             raise
         if self._line.accepted:
             return
-        refused = self._line.refused or Refused(500)  # it raised, as its log says
+        if self._line.refused is None:
+            try:
+                await self._line.over()
+            except Exception as error:
+                raise TypeError(f"the application raised {error!r}") from error
+        refused = self._line.refused or Refused(500)
         headers = WireHeaders([(name.decode(), value.decode()) for name, value in refused.headers])
         raise InvalidStatus(Response(refused.status, "", headers, refused.body.encode()))
 

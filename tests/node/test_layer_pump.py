@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,10 +21,13 @@ class Live:
 
     def __init__(self, layer: Any, groups: list[str]) -> None:
         self.consumer = SimpleNamespace(channel_layer=layer, channel_name="", groups=groups)
+        loop = asyncio.get_running_loop()
         self.node = SimpleNamespace(
-            backplane=SimpleNamespace(failing=False), spawn=asyncio.get_running_loop().create_task
+            backplane=SimpleNamespace(failing=False),
+            spawn=lambda work, context: loop.create_task(work, context=context),
         )
         self.inbox = SimpleNamespace()
+        self.context = copy_context()
         self.over = False
 
     def extra(self) -> dict[str, Any]:
@@ -44,7 +48,8 @@ async def test_no_channel_is_left_of_a_connection_that_came_while_redis_was_away
     live.node.backplane.failing = True
     pump = LayerPump(live)  # type: ignore[arg-type]
     await pump.open()
-    await pump.start()
+    await pump.join()
+    pump.start()
     before = channels(layer)
     await asyncio.sleep(0.5)  # ten tries, if it tried
     assert channels(layer) == before
@@ -87,7 +92,7 @@ async def test_pump_ends_although_the_layer_loses_a_cancellation(instead: str) -
     live = Live(Layer(), [])
     pump = LayerPump(live)  # type: ignore[arg-type]
     await pump.open()
-    await pump.start()
+    pump.start()
     await asyncio.sleep(0)
     task = pump._task
     assert task is not None

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,11 +129,18 @@ class Terminal:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        events = [json.loads(line) for line in self.output.read_text().splitlines()]
+        return [event for event in events if event["type"] == kind]
+
+    @property
+    def follows(self) -> bool:
+        return bool(self.events("subscribed"))
+
     @property
     def said(self) -> list[str]:
         """What arrived, in its order."""
-        events = [json.loads(line) for line in self.output.read_text().splitlines()]
-        return [event["data"]["said"] for event in events if event["type"] == "message_received"]
+        return [event["data"]["said"] for event in self.events("message_received")]
 
     def close(self) -> None:
         self.process.kill()
@@ -168,6 +176,7 @@ def test_the_lines_of_the_readme_make_a_room_that_survives_a_kill(
         for name in ("one", "two"):
             terminals.append(Terminal(installed, [*talk[1:-1], url], tmp_path / name))
         one, two = terminals
+        eventually_sync(lambda: one.follows and two.follows, 30)
         one.type("hello")
         eventually_sync(lambda: one.said == two.said == ["hello"], 30)
         server.kill()

@@ -83,6 +83,8 @@ def launcher(command: Command, directory: Path) -> Iterator[Launch]:
     finally:
         for server in servers:
             server.child.kill()
+    for server in servers:
+        assert "panicked" not in server.child.log(), server.child.log_tail()  # granian's Rust
 
 
 class Client:

@@ -66,9 +66,8 @@ def test_descriptor_that_became_another_connections_is_not_taken_for_it(
     connection = key(server)
     sockets = Sockets()
     sockets.began(connection)
-    found = sockets.second(connection)
-    assert found is not None
-    found.close()
+    sockets._look()
+    assert sockets._descriptors[connection] == server.fileno()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         other = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
@@ -79,6 +78,47 @@ def test_descriptor_that_became_another_connections_is_not_taken_for_it(
         assert sockets.second(connection) is None
         os.close(descriptor)
     assert client.recv(1) == b""
+
+
+def test_two_connections_that_look_alike_are_not_taken_for_each_other() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        ends = []
+        for host in ("127.0.0.1", "127.0.0.2"):  # from the same port
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind(("127.0.0.1", ends[0].getsockname()[1] if ends else 0))
+            client.connect((host, port))
+            ends += [client, listener.accept()[0]]
+    connection = ("127.0.0.1", ends[0].getsockname()[1], port)
+    for known in (1, 2):  # the other one may be none of a WebSocket
+        sockets = Sockets()
+        for _ in range(known):
+            sockets.began(connection)
+        assert sockets.second(connection) is None
+    for end in ends[2:]:
+        end.close()
+    sockets = Sockets()
+    sockets.began(connection)
+    found = sockets.second(connection)
+    assert found is not None
+    for end in (found, *ends[:2]):
+        end.close()
+
+
+def test_sockets_of_others_stay_as_they_are(pair: tuple[socket.socket, socket.socket]) -> None:
+    stranger = socket.socket()
+    socket.setdefaulttimeout(10)
+    try:
+        sockets = Sockets()
+        sockets.began(key(pair[0]))
+        found = sockets.second(key(pair[0]))
+    finally:
+        socket.setdefaulttimeout(None)
+    assert found is not None
+    found.close()
+    with stranger:
+        assert os.get_blocking(stranger.fileno())
 
 
 def test_what_has_ended_is_forgotten_and_what_has_no_addresses_is_left_alone(

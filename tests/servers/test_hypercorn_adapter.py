@@ -6,6 +6,8 @@ import asyncio
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.servers.contract import AdapterContract, Launch, Server, launcher, peer
+from tests.support.processes import ROOT, free_port
 from tests.support.waiting import eventually
 
 pytest.importorskip("hypercorn")
@@ -161,6 +164,15 @@ async def test_request_that_does_not_end_is_waited_for_as_long_as_hypercorn_is_t
         assert await client.end() == (1012, "restart")
     assert server.exit_status() == 0, server.child.log_tail()
     request.close()
+
+
+def test_server_that_stops_leaves_another_one_of_its_process_alone() -> None:
+    command = [sys.executable, "-m", "tests.servers.hypercorn_twice"]
+    ports = [str(free_port()), str(free_port())]
+    done = subprocess.run(
+        [*command, *ports], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
+    assert done.stdout.split() == ["served", "served"], done.stderr
 
 
 @pytest.mark.parametrize(("workers", "loop"), [("1", LOOPS[0]), ("2", LOOPS[-1])])
