@@ -35,6 +35,8 @@ class ConsumerLayer:
         self.graceful_groups: dict[str, None] = {}
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_layer":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self._layer, name)
 
     async def group_add(self, group: str, channel: str) -> None:

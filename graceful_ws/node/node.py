@@ -225,7 +225,8 @@ class Node(Registry):
         self, coroutine: Coroutine[Any, Any, Any], context: Context | None = None
     ) -> asyncio.Task[Any]:
         """A task that the node ends at the latest; its exception is logged."""
-        task = self.loop.create_task(coroutine, context=context)
+        # Never an eager one: the context may be that of who spawns it, and is entered already.
+        task = asyncio.Task(coroutine, loop=self.loop, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -93,7 +93,7 @@ class Line:
         self._response: dict[str, Any] = {}
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._inbox.put_nowait({"type": "websocket.connect"})
-        self.task = asyncio.create_task(
+        self.task = asyncio.Task(  # never an eager one: the caller has the line first
             self._run(application, scope), name=f"serve {scope['path']}", context=_empty()
         )
 
