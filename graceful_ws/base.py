@@ -64,12 +64,15 @@ class Graceful(Follower, AsyncWebsocketConsumer):
 
     async def accept(self, subprotocol: str | None = None, headers: Any = None) -> None:
         """As in Channels; without ``subprotocol`` a client that offers ``graceful.v1`` gets it."""
+        if self._graceful.accepted:
+            raise RuntimeError("accept() twice: the connect() of Channels calls it, too")
         await super().accept(self._graceful.subprotocol(subprotocol), headers)
         self._graceful.opened()
 
     async def close(self, code: int | bool | None = None, reason: str | None = None) -> None:
         """Closes the connection and ends the session. A code of the application's own (3000-3999,
-        4600-4999) is passed through; otherwise ``graceful.v1`` clients get 4507."""
+        4600-4999) is passed through; otherwise ``graceful.v1`` clients get 4507. Raises ValueError
+        for a code that nobody may send (RFC 6455, 7.4)."""
         if self._graceful.accepted:
             self._graceful.close(code, reason)
         else:

@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from asgiref.sync import iscoroutinefunction
 from django.apps.config import AppConfig
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning, register
@@ -67,6 +68,12 @@ def _subclasses(cls: type) -> Iterator[type]:
         yield from _subclasses(subclass)
 
 
+AWAITED = (
+    *("connect", "disconnect", "receive", "receive_json", "receive_volatile", "session_started"),
+    *("resumed", "session_ended", "on_gap", "may_subscribe", "exit_audience"),
+)
+
+
 @register("graceful_ws")
 def check_consumers(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage]:
     """Every consumer class that has been imported."""
@@ -107,6 +114,15 @@ def consumer_problems(cls: Any) -> list[Problem]:
                 "It runs in a thread, inside a transaction: define it with def, not async def.",
             )
         )
+    for name in AWAITED:
+        if inspect.isfunction(hook := getattr(cls, name, None)) and not iscoroutinefunction(hook):
+            problems.append(
+                Problem(
+                    "W016",
+                    f"{cls.__qualname__}.{name} is not a coroutine function, and is awaited.",
+                    "Define it with async def, or return what can be awaited.",
+                )
+            )
     own = {name: getattr(cls, name, None) for name in LIMITS}
     own = {name: value for name, value in own.items() if value is not None}
     values = {name: getattr(settings, name) for name in TYPES}

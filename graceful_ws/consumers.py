@@ -117,24 +117,37 @@ class TextServing(Serving):
         else:
             await super().received_plain(text, data)
 
-    async def send(self, content: str | bytes | None, close: bool | int, volatile: bool) -> None:
-        if content is None:
-            raise ValueError("You must pass one of bytes_data or text_data")
-        data = self.on_wire(content)
-        if isinstance(data, bytes):
-            await self.live.send_plain(data)
+    async def send(
+        self, text: str | None, data: bytes | None, close: bool | int, volatile: bool
+    ) -> None:
+        wire = self.on_wire(one_of(text, data))
+        if isinstance(wire, bytes):
+            await self.live.send_plain(wire)
         else:
-            await self.live.send_data(data, volatile=volatile)
+            await self.live.send_data(wire, volatile=volatile)
         if close:
             await self.consumer.close(close)
 
     def on_wire(self, content: str | bytes) -> str | bytes:
         """Bytes only to a plain client."""
         if self.live.plain:
-            return check_text(content) if isinstance(content, str) else bytes(content)
+            return check_text(content) if isinstance(content, str) else content
         if isinstance(content, str):
             return self.checked(encode_data(content))
         return self.checked(encode_data({"bytes": base64.b64encode(content).decode()}))
+
+
+def one_of(text: Any, data: Any) -> str | bytes:
+    """What is to be sent. Raises ValueError for nothing, TypeError for what is neither text nor
+    bytes: ``bytes(5)`` is five zeros."""
+    if isinstance(text, str):
+        return text
+    if text is None and isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    wrong = data if text is None else text
+    if wrong is None:
+        raise ValueError("You must pass one of bytes_data or text_data")
+    raise TypeError(f"text_data is a str and bytes_data is bytes, not {type(wrong).__name__}")
 
 
 class GracefulConsumer(Graceful, JsonConsumer):
@@ -201,16 +214,13 @@ class GracefulConsumer(Graceful, JsonConsumer):
     ) -> None:
         """As in Channels; to a ``graceful.v1`` client text has to be JSON and bytes cannot go."""
         serving = self._graceful
-        if text_data is not None:
-            await serving.live.send_data(serving.own_text(text_data))
-        elif bytes_data is not None:
-            if not serving.live.plain:
-                raise ValueError(
-                    "graceful.v1 carries JSON: bytes are for a GracefulWebsocketConsumer"
-                )
-            await serving.live.send_plain(bytes_data)
+        content = one_of(text_data, bytes_data)
+        if isinstance(content, str):
+            await serving.live.send_data(serving.own_text(content))
+        elif not serving.live.plain:
+            raise ValueError("graceful.v1 carries JSON: bytes are for a GracefulWebsocketConsumer")
         else:
-            raise ValueError("You must pass one of bytes_data or text_data")
+            await serving.live.send_plain(content)
         if close:
             await self.close(close)
 
@@ -259,9 +269,9 @@ class GracefulWebsocketConsumer(Graceful):
         """Sends text or bytes; awaiting it waits until the message is kept, and raises, as
         ``GracefulConsumer.send_json`` does. ``volatile``: see there."""
         check_not_collecting("self.reply(content)")
-        content = bytes_data if text_data is None else text_data
-        return self._graceful.send(content, close, volatile)
+        return self._graceful.send(text_data, bytes_data, close, volatile)
 
     def reply(self, content: str | bytes) -> None:
         """Inside ``receive_in_transaction``: a message that commits with the handler's effect."""
-        collecting("await send()").append(self._graceful.on_wire(content))
+        kinds = (content, None) if isinstance(content, str) else (None, content)
+        collecting("await send()").append(self._graceful.on_wire(one_of(*kinds)))

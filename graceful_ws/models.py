@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import uuid
 
+from django.apps import apps
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+
+if not apps.apps_ready:
+    raise ImproperlyConfigured(
+        "graceful_ws is imported before Django has loaded its apps: in asgi.py call"
+        " get_asgi_application() first, and import your consumers and routes below it"
+    )
 
 
 class Node(models.Model):

@@ -14,7 +14,7 @@ from channels.exceptions import AcceptConnection, DenyConnection, StopConsumer
 from channels.layers import get_channel_layer
 
 from graceful_ws import handshake
-from graceful_ws.core.close_codes import CloseCode, is_application_code
+from graceful_ws.core.close_codes import CloseCode, is_application_code, is_sendable
 from graceful_ws.core.frames import SUBPROTOCOL, Gap, encode_data
 from graceful_ws.following import Following
 from graceful_ws.node.admission import Full, Place
@@ -215,6 +215,8 @@ class Serving(Following):
 
     def close(self, code: int | bool | None, reason: str | None) -> None:
         number = CloseCode.NORMAL if code is None or code is True else int(code)
+        if not is_sendable(number):
+            raise ValueError(f"close code {number} must not be sent (RFC 6455, 7.4)")
         if not self.live.plain and not is_application_code(number):
             number = CloseCode.ENDED_BY_APPLICATION
         self.live.close(number, reason or "", end="closed")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from channels.db import database_sync_to_async
 from django.core.checks import run_checks
 from django.db import connections
 from django.test import override_settings
@@ -198,6 +199,19 @@ def test_handler_in_a_transaction_that_is_a_coroutine() -> None:
         async def receive_in_transaction(self, content: Any) -> Any: ...
 
     assert consumer_ids(Wrong) == ["E010"]
+
+
+def test_hooks_that_are_awaited_should_be_async() -> None:
+    class Wrong(GracefulConsumer):
+        def receive_json(self, content: Any) -> None: ...  # type: ignore[override]
+        async def connect(self) -> None: ...
+
+    class Right(GracefulConsumer):
+        receive_json = database_sync_to_async(lambda self, content: None)  # type: ignore[misc]
+
+    assert consumer_ids(Wrong) == ["W016"]
+    assert "Wrong.receive_json" in str(checks.consumer_problems(Wrong))
+    assert consumer_ids(Right) == []
 
 
 def test_limits_of_a_consumer_are_checked_like_the_settings() -> None:

@@ -190,6 +190,11 @@ def advice(code: int) -> Advice:
     return Advice.BACK_OFF
 
 
+def is_sendable(code: int) -> bool:
+    """Registered codes that may appear in a close frame, and those of applications."""
+    return (1000 <= code <= 1014 and code not in NEVER_SENT) or 3000 <= code <= 4999
+
+
 def is_application_code(code: int) -> bool:
     """True for the codes a consumer may close with on its own account."""
     return 3000 <= code <= 3999 or 4600 <= code <= 4999

@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from channels.consumer import get_handler_name
-from channels.exceptions import InvalidChannelLayerError
+from channels.exceptions import InvalidChannelLayerError, StopConsumer
 
 from .calls import called
 
@@ -48,6 +48,10 @@ class ConsumerLayer:
         if channel == self._consumer.channel_name:
             self.graceful_groups.pop(group, None)
         await self._layer.group_discard(group, channel)
+
+
+async def _stop(message: Any) -> None:
+    raise StopConsumer
 
 
 class LayerPump:
@@ -136,6 +140,8 @@ class LayerPump:
         """None for a type this version does not know: during a rolling deploy versions mix, and
         the message of a newer one must not end older consumers."""
         consumer: Any = self._live.consumer
+        if message.get("type") == "websocket.disconnect":
+            return _stop  # which runs disconnect(), once
         if self._live.application.overrides("dispatch"):
             return consumer.dispatch
         try:

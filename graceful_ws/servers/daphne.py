@@ -27,7 +27,7 @@ from daphne.ws_protocol import (  # type: ignore[import-untyped]
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 
-from graceful_ws.core.close_codes import NEVER_SENT, cut_reason
+from graceful_ws.core.close_codes import cut_reason, is_sendable
 
 from . import COMPRESSED_FROM, EXTENSION, Offer
 from .flow import MOST, Inflow, Outflow
@@ -193,7 +193,7 @@ class Protocol(WebSocketProtocol):  # type: ignore[misc]
 
     def _close(self, code: int | None, reason: str | None) -> None:
         code = 1000 if code is None else code
-        if not _is_sendable(code):
+        if not is_sendable(code):
             raise ValueError(f"close code {code} must not be sent (RFC 6455, 7.4)")
         self.sendCloseFrame(code=code, reasonUtf8=cut_reason(reason or "").encode())
         self.onMessage = _nothing  # what comes behind our close is for nobody
@@ -320,8 +320,3 @@ def _checked(headers: Any) -> list[tuple[str, str]]:
             raise ValueError(f"line break in the header {bytes(name)!r}")
         decoded.append((bytes(name).decode("latin-1"), bytes(value).decode("latin-1")))
     return decoded
-
-
-def _is_sendable(code: int) -> bool:
-    """Registered codes that may appear in a close frame, and those of applications."""
-    return (1000 <= code <= 1014 and code not in NEVER_SENT) or 3000 <= code <= 4999

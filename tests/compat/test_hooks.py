@@ -14,7 +14,7 @@ from channels.layers import get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.db import OperationalError
 
-from graceful_ws.consumers import Fenced, GracefulConsumer
+from graceful_ws.consumers import Fenced, GracefulConsumer, GracefulWebsocketConsumer
 from graceful_ws.node import layer as layer_module
 from graceful_ws.node.drain import DrainOptions
 from graceful_ws.node.node import get_node
@@ -420,3 +420,59 @@ async def test_handler_that_sends_without_end_lets_others_have_their_turn(volati
     assert turns[0] > 2
     if not volatile:
         await client.wait()
+
+
+@pytest.mark.parametrize("code", [0, 1006, 2000, 5000])
+async def test_code_that_nobody_may_send_is_an_error_of_the_handler(code: int) -> None:
+    class Closing(GracefulConsumer):
+        async def receive_json(self, content: Any, **kwargs: Any) -> None:
+            await self.close(code)
+
+    client = WebsocketCommunicator(Closing.as_asgi(), "/ws/")
+    await client.connect()
+    await client.send_json_to("go")
+    assert (await client.receive_output())["code"] == 1011
+    await client.disconnect()
+
+
+async def test_second_accept_is_an_error_of_the_handler() -> None:
+    class Twice(GracefulConsumer):
+        async def connect(self) -> None:
+            await super().connect()
+            await self.accept()
+
+    client = WebsocketCommunicator(Twice.as_asgi(), "/ws/")
+    assert (await client.connect())[0]
+    assert (await client.receive_output())["code"] == 1011
+    await client.disconnect()
+
+
+@pytest.mark.parametrize("base", [GracefulConsumer, GracefulWebsocketConsumer])
+@pytest.mark.parametrize("wrong", [{"text_data": 5}, {"bytes_data": 5}, {"text_data": b"text"}])
+async def test_what_is_neither_text_nor_bytes_is_not_sent(base: Any, wrong: Any) -> None:
+    class Sending(base):  # type: ignore[misc]
+        async def receive(self, *args: Any, **kwargs: Any) -> None:
+            await self.send(**wrong)
+
+    client = WebsocketCommunicator(Sending.as_asgi(), "/ws/")
+    await client.connect()
+    await client.send_to("go")
+    assert (await client.receive_output())["code"] == 1011
+    await client.disconnect()
+
+
+async def test_disconnect_by_the_layer_runs_disconnect_once() -> None:
+    codes: list[int] = []
+
+    class Leaving(GracefulConsumer):
+        groups = ["all"]
+
+        async def disconnect(self, code: int) -> None:
+            codes.append(code)
+
+    client = WebsocketCommunicator(Leaving.as_asgi(), "/ws/")
+    await client.connect()
+    await get_channel_layer().group_send("all", {"type": "websocket.disconnect", "code": 4444})
+    assert (await client.receive_output())["code"] == 1000
+    await client.disconnect()
+    assert len(codes) == 1

@@ -205,3 +205,22 @@ def test_a_site_checks_its_types_against_the_package(
             shutil.copy(path, site / path.name)
     shutil.move(site / "typed_consumers.py", site / "mysite/typed_consumers.py")
     run([installed.python, "-m", "mypy"], site)
+
+
+def test_import_before_django_has_loaded_its_apps_says_what_to_do(
+    installed: Installed, site: Path
+) -> None:
+    asgi = (site / "mysite/asgi.py").read_text()
+    early = "from mysite.consumers import Room\n"
+    (site / "mysite/early.py").write_text(early + asgi.replace(early, ""))
+    done = subprocess.run(
+        [str(installed.python), "-c", "import mysite.early"],
+        cwd=site,
+        env=installed.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "in asgi.py call get_asgi_application() first" in done.stderr
