@@ -28,7 +28,8 @@ GRANIANS_OTHER = ("--interface", "asgi", "--loop", "asyncio", "--runtime-mode", 
 SEVERAL: list[Server] = [
     ("hypercorn", ("-w", "2"), 2),
     ("granian", ("--workers", "2", "--respawn-interval", "1", *GRANIANS_OTHER), 2),
-    ("uvicorn", ("--workers", "2"), 2),
+    # Its parent gives a reload up when a new worker is not ready within 5 s, on a busy machine.
+    ("uvicorn", ("--workers", "2", "--timeout-worker-healthcheck", "60"), 2),
     ("gunicorn", ("--workers", "2", "--graceful-timeout", "40"), 2),
 ]
 SETTINGS = {"drain_window": 1.0}
