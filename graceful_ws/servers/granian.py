@@ -3,7 +3,7 @@
 The workers of granian 2.8 stop on a signal of their own event loop: Rust then cancels what serves
 a WebSocket, without a close frame and without a word to the application, and the lifespan
 shutdown comes after it (emmett-framework/granian#796). ``set_loop_signals`` is imported by each
-worker after its application, so that wrapping it from there is early enough.
+worker after its application, so that replacing it from there is early enough.
 
 A connection's ``receive()`` holds what ``websocket.close`` needs, so that a close waits for the
 client's next message, which may never come; a ``send()`` to a peer that does not read holds it
@@ -50,9 +50,9 @@ def set_close_timeout(seconds: float) -> None:
 def install(stop: Stop) -> dict[str, str]:
     """Wrap what its workers call; return what could not be wrapped, and what is lost by that."""
     missing = {}
-    set_signals = getattr(_signals, "set_loop_signals", None)
-    if callable(set_signals) and hasattr(getattr(_signals, "WorkerSignal", None), "set"):
-        _signals.set_loop_signals = drain_first(set_signals, stop, _all_dropped)
+    worker_signal = getattr(_signals, "WorkerSignal", None)
+    if hasattr(_signals, "set_loop_signals") and hasattr(worker_signal, "set"):
+        _signals.set_loop_signals = drain_first(worker_signal, stop, _all_dropped)
     else:
         missing["granian._signals.set_loop_signals"] = "granian cuts connections without a drain"
     wrap = getattr(_workers, "_asgi_call_wrap", None)

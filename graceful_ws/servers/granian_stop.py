@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import signal
 import sys
 import threading
@@ -19,25 +18,25 @@ EXIT_AFTER = 0.2  # seconds that granian gets to stop by itself, when it is in a
 PARENT_HEARS = 0.3
 
 
-def drain_first(set_signals: Any, stop: Stop, all_dropped: Callable[[], Awaitable[None]]) -> Any:
+def drain_first(
+    worker_signal: Any, stop: Stop, all_dropped: Callable[[], Awaitable[None]]
+) -> Callable[[asyncio.AbstractEventLoop], Any]:
     """In place of granian's ``set_loop_signals``, which a worker calls before its loop runs."""
 
-    @functools.wraps(set_signals)
     def set_loop_signals(loop: asyncio.AbstractEventLoop) -> Any:
         # Until now the worker has the signal handlers of its parent, of which it is a fork: they
         # set a flag at which nobody looks here, and the parent waits for the worker for ever.
         parent = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        worker = set_signals(loop)
-        early: list[int] = []
+        worker = worker_signal()
         draining: list[asyncio.Task[None]] = []
         hurried = threading.Event()
-        told_again = asyncio.Event()
+
+        def told(*_: Any) -> None:
+            loop.call_soon_threadsafe(begin)
 
         def begin() -> None:
             # Once: granian's signal takes two, and a third would block the event loop.
-            if draining:
-                told_again.set()
-            else:
+            if not draining:
                 draining.append(loop.create_task(drain_and_stop()))
 
         async def drain_and_stop() -> None:
@@ -45,9 +44,7 @@ def drain_first(set_signals: Any, stop: Stop, all_dropped: Callable[[], Awaitabl
             try:
                 await stop.drained(hurry)
                 await all_dropped()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(parent_has_heard):
-                        await told_again.wait()
+                await asyncio.sleep(parent_has_heard - loop.time())
             finally:
                 worker.set()
                 if hurried.is_set():
@@ -64,20 +61,21 @@ def drain_first(set_signals: Any, stop: Stop, all_dropped: Callable[[], Awaitabl
 
         def take_signals() -> None:
             for number in SIGNALS:
-                try:
-                    loop.add_signal_handler(number, begin)
-                except NotImplementedError:  # Windows
-                    signal.signal(number, lambda *_: loop.call_soon_threadsafe(begin))
+                signal.signal(number, told)
 
         def loop_runs() -> None:
+            # Python's handlers alone would not wake asyncio's loop, and the loop's own alone would
+            # miss what comes while uvloop's stands still: before this, and after the lifespan's
+            # startup. Whatever comes here wakes both.
+            for number in SIGNALS:
+                with suppress(NotImplementedError):  # Windows
+                    loop.add_signal_handler(number, begin)
             take_signals()
-            if (early or getattr(parent, "interrupt_signal", False)) and not draining:
-                begin()
 
         take_signals()
-        for number in SIGNALS:  # uvloop forgets those that come before it runs
-            signal.signal(number, lambda number, _: early.append(number))
         loop.call_soon(loop_runs)
+        if getattr(parent, "interrupt_signal", False):
+            loop.call_soon(begin)
         return worker
 
     return set_loop_signals

