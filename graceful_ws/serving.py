@@ -46,7 +46,7 @@ class Serving(Following):
 
     __slots__ = (
         *("accepted", "connected", "consumer", "dispatches", "limits", "live", "pump"),
-        "was_denied",
+        "refused",
     )
 
     library: ClassVar[type]  # what an application derives from; it has none of its hooks
@@ -57,7 +57,7 @@ class Serving(Following):
         self.consumer: Any = consumer
         self.limits: ConnectionLimits = limits_of(type(consumer))  # type: ignore[arg-type]
         self.accepted = False
-        self.was_denied = False
+        self.refused = False
         self.connected = False
         self.dispatches = self.overrides("dispatch")
 
@@ -180,8 +180,8 @@ class Serving(Following):
         self.live.reader.give_up()
 
     async def _refuse(self, status: int, reason: str) -> None:
-        if not self.was_denied:
-            self.was_denied = True
+        if not self.refused:
+            self.refused = True
             with contextlib.suppress(OSError, RuntimeError):  # the client may be gone
                 scope, send = self.consumer.scope, self.consumer.base_send
                 await handshake.refuse(scope, send, status, reason)
@@ -210,7 +210,7 @@ class Serving(Following):
         self.live.opened()
 
     def denied(self) -> None:
-        self.was_denied = True
+        self.refused = True
         asyncio.get_running_loop().call_later(DENIED_WAIT, self.live.reader.give_up)
 
     def close(self, code: int | bool | None, reason: str | None) -> None:

@@ -44,6 +44,15 @@ class ConsumerLayer:
         if channel == self._consumer.channel_name:
             self.graceful_groups[group] = None
 
+    async def join_again(self) -> None:
+        """All of them, but for what is left meanwhile."""
+        channel = self._consumer.channel_name
+        for group in list(self.graceful_groups):
+            if group in self.graceful_groups:
+                await self._layer.group_add(group, channel)
+            if group not in self.graceful_groups:
+                await self._layer.group_discard(group, channel)
+
     async def group_discard(self, group: str, channel: str) -> None:
         if channel == self._consumer.channel_name:
             self.graceful_groups.pop(group, None)
@@ -106,8 +115,7 @@ class LayerPump:
         consumer = self._live.consumer
         if not consumer.channel_name:
             await self._take_channel()
-        for group in list(consumer.channel_layer.graceful_groups):
-            await consumer.channel_layer.group_add(group, consumer.channel_name)
+        await consumer.channel_layer.join_again()
 
     def start(self) -> None:
         """Starts to read."""

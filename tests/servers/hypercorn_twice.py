@@ -21,6 +21,18 @@ async def drain() -> None:
     pass
 
 
+async def listens(port: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+                continue
+            writer.close()
+            return
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "websocket":
         await receive()
@@ -38,7 +50,8 @@ async def main(ports: list[str]) -> None:
         config.bind = [f"127.0.0.1:{port}"]
         config.graceful_timeout = GRACEFUL_TIMEOUT
         running.append(asyncio.create_task(serve(application, config, shutdown_trigger=stop.wait)))
-    await asyncio.sleep(0.5)
+    for port in ports:
+        await listens(int(port))
     async with connect(f"ws://127.0.0.1:{ports[1]}/") as client:
         await client.send("hello")
         print(await client.recv(), flush=True)
