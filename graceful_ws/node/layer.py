@@ -45,13 +45,14 @@ class ConsumerLayer:
             self.graceful_groups[group] = None
 
     async def join_again(self) -> None:
-        """All of them, but for what is left meanwhile."""
+        """All of them, but for what the consumer leaves meanwhile."""
         channel = self._consumer.channel_name
         for group in list(self.graceful_groups):
-            if group in self.graceful_groups:
-                await self._layer.group_add(group, channel)
-            if group not in self.graceful_groups:
-                await self._layer.group_discard(group, channel)
+            joined = None
+            while joined != (group in self.graceful_groups):
+                joined = group in self.graceful_groups
+                change = self._layer.group_add if joined else self._layer.group_discard
+                await change(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         if channel == self._consumer.channel_name:

@@ -11,7 +11,7 @@ import pytest
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from graceful_ws.node import layer as module
-from graceful_ws.node.layer import LayerPump
+from graceful_ws.node.layer import ConsumerLayer, LayerPump
 from tests.support.redis import RedisServer
 from tests.support.waiting import eventually
 
@@ -71,6 +71,35 @@ async def test_a_channel_that_was_never_read_is_given_back(redis_server: RedisSe
     await pump.stop()
     await eventually(lambda: channels(layer) == 0, 5)
     await layer.flush()
+
+
+@pytest.mark.parametrize(
+    "changes", [["group_discard"], ["group_discard", "group_add"], ["group_add"], []]
+)
+async def test_a_group_that_is_left_while_it_is_joined_again_stays_left(changes: list[str]) -> None:
+    members: set[str] = set()
+    answer = asyncio.Event()
+
+    class Slow:
+        async def group_add(self, group: str, channel: str) -> None:
+            await answer.wait()
+            members.add(group)
+
+        async def group_discard(self, group: str, channel: str) -> None:
+            members.discard(group)
+
+    layer = ConsumerLayer(Slow(), SimpleNamespace(channel_name="channel"))
+    layer.graceful_groups["room"] = None
+    again = asyncio.create_task(layer.join_again())
+    await asyncio.sleep(0)
+    adding = [asyncio.create_task(getattr(layer, name)("room", "channel")) for name in changes]
+    await asyncio.sleep(0)
+    answer.set()
+    await asyncio.gather(again, *adding)
+    stays = changes != ["group_discard"]
+    assert (members, list(layer.graceful_groups)) == (
+        ({"room"}, ["room"]) if stays else (set(), [])
+    )
 
 
 @pytest.mark.parametrize("instead", ["goes on waiting", "raises something else", "has a message"])
