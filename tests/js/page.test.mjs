@@ -149,6 +149,34 @@ for (const [name, wake] of Object.entries(wakes)) {
   });
 }
 
+test("what was on its way before the page woke does not show that the connection works", () => {
+  for (const answers of [true, false]) {
+    const { clock, client, page, sockets, last } = connected();
+    clock.pass(2000);
+    page.say("online");
+    last().say(message(1), { type: "pong", sent_at: 1000 });
+    clock.pass(4999);
+    if (answers) last().say({ type: "pong", sent_at: 3000 });
+    clock.pass(101);
+    assert.equal(client.state, answers ? "connected" : "connecting");
+    clock.pass(8000);
+    assert.equal(sockets[0].closedWith?.[0], answers ? undefined : 4001);
+  }
+});
+
+test("a connection that is busy may answer late", () => {
+  const { clock, page, sockets, last } = connected();
+  page.say("online");
+  for (let seq = 1; seq < 10; seq++) {
+    clock.pass(4000);
+    last().say(message(seq));
+  }
+  assert.equal(sockets[0].closedWith, null);
+  last().say({ type: "pong", sent_at: 1000 });
+  clock.pass(13_000);
+  assert.equal(sockets[0].closedWith, null);
+});
+
 test("waking up does not prolong what has been silent for long", () => {
   const { clock, page, sockets } = connected();
   clock.pass(13_000);

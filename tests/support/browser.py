@@ -98,8 +98,8 @@ class Tab:
         await self.call("Page.bringToFront")
 
     async def set_offline(self, offline: bool) -> None:
-        """The device's network, for this tab: connections stay and carry nothing until it is back,
-        new ones fail, ``navigator.onLine`` and the events ``offline`` and ``online`` tell."""
+        """The device's network, for this tab: new connections fail until it is back, and
+        ``navigator.onLine`` and the events ``offline`` and ``online`` tell. WebSockets go on."""
         await self.call("Network.enable")
         unlimited = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         await self.call("Network.emulateNetworkConditions", offline=offline, **unlimited)

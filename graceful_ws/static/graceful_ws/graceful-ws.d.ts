@@ -167,7 +167,7 @@ export interface Defaults {
   readonly openTimeout: number;
   /** For the welcome, behind the hello. 15000 */
   readonly welcomeTimeout: number;
-  /** For a sign of life when the page wakes up. 5000 */
+  /** For a sign of life when the page wakes up, until the pong that was asked for. 5000 */
   readonly wakeProbe: number;
   /** Messages that wait for their outcome; further ones are rejected with `queue_full`. 100 */
   readonly queueMessages: number;

@@ -61,6 +61,7 @@ function client(emit, urls, options) {
 
   let state = "disconnected", attempt = -1, spread = 1000, refusals = 0;
   let link = null, live = false, welcomedAt = 0; // the connection; live: it has been welcomed
+  let asked = false; // when it was last asked whether it works: until the answer all may be old
   let next = null; // the one that is to succeed it
   let hurried = 0; // moves in a row that were asked for soon after the welcome
   // aside: when it could not be reached, was lost or began to drain, until a welcome anywhere
@@ -289,13 +290,13 @@ function client(emit, urls, options) {
     } catch {
       end(it, SUSPENDED); // a hole, or nothing that can be read
     }
-    if (live && it === link) it.due = now() + it.silence;
+    if (live && it === link) it.due = now() + (asked ? options.wakeProbe : it.silence);
     flush();
   }
 
   /** Asks for a sign of life, which also is a round trip. */
-  function ping() {
-    tell(link, { type: "ping", sent_at: floor(now()) });
+  function ping(sent_at = floor(now())) {
+    tell(link, { type: "ping", sent_at });
   }
 
   /** Whatever its events say, it counts no longer. */
@@ -339,7 +340,7 @@ function client(emit, urls, options) {
     takeStreams(frame.streams);
     unacked = unackedBytes = 0;
     live = joined = true;
-    expired = renumber = bySelf = false;
+    asked = expired = renumber = bySelf = false;
     ping();
     setState("connected");
     emit("open", { resumed, node, endpoint: used.url });
@@ -387,6 +388,7 @@ function client(emit, urls, options) {
     },
 
     pong({ sent_at }) {
+      if (sent_at === asked) asked = false;
       measured(used, within(now() - sent_at, MOST_NOTICE));
       used.passed();
       if (used.breaker() === "half_open") ping();
@@ -758,7 +760,7 @@ function client(emit, urls, options) {
   function wake() {
     if (!link) return connect();
     if (!live) return; // a dial has a limit of its own
-    ping();
+    ping(asked = floor(now()));
     link.due = min(link.due, now() + options.wakeProbe);
     watch(link);
   }
