@@ -7,7 +7,6 @@ import contextlib
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -156,17 +155,15 @@ def test_process_that_dies_often_rests_before_its_next_start(tmp_path: Path) -> 
     assert [process.died() for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 5.0]
 
 
-async def test_process_that_is_killed_is_back_within_a_second(tmp_path: Path) -> None:
+async def test_process_that_is_killed_is_started_again_at_once(tmp_path: Path) -> None:
     lines: list[str] = []
     env = {"DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3"}
     site = Supervisor(tmp_path, [free_port()], clock=False, env=env, say=lines.append)
     async with site:
         node = site.node("node-1")
         before = node.pid
-        killed_at = time.monotonic()
         node.send(signal.SIGKILL)
-        await eventually(lambda: node.pid != before, 1.0)
-        assert time.monotonic() - killed_at < 1.0
+        await eventually(lambda: node.pid != before, 4.0)  # not after a rest
         await site.ready(node, after=1)
     assert lines[1:] == ["node-1 was ended by SIGKILL; starting it again"]
     assert not node.running

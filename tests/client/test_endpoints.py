@@ -61,7 +61,8 @@ async def test_any_other_answer_shows_how_near_it_is() -> None:
             assert [each.rtt is None for each in client.endpoints] == [False, False]
 
 
-async def test_dead_endpoint_does_not_delay_the_choice() -> None:
+async def test_dead_endpoint_does_not_delay_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "PROBE_TIMEOUT", 20.0)
     async with serving(echoing) as peer, black_hole() as silent:
         for dead in (silent, nobody()):
             for urls in ([dead, peer.url], [peer.url, dead]):
@@ -69,7 +70,7 @@ async def test_dead_endpoint_does_not_delay_the_choice() -> None:
                 async with connect(urls, random=lowest) as client:
                     assert client.endpoint == peer.url
                     assert client.refused == 0
-                assert time.monotonic() - started < 1.4  # not the 1.5 s of a probe
+                assert time.monotonic() - started < 10  # not the time of a probe
 
 
 async def test_without_any_answer_one_is_dialled_all_the_same(

@@ -301,7 +301,7 @@ async def test_others_come_soon_after_the_trial_of_one_has_passed() -> None:
         done, _ = await asyncio.wait([asyncio.create_task(_all(clients))], timeout=0.1)
         assert not done and len(peer.dials) == 1
         welcome.set()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await _all(clients)
         assert max(gaps(peer.dials[1:])) > 0.1  # not all at once
         for client in clients:

@@ -9,7 +9,7 @@ from typing import Any
 
 from graceful_ws.testing import settle
 
-WITHIN = 3.0  # seconds that an application may take to end
+WITHIN = 15.0  # seconds that an application may take to end
 Line = tuple[Any, ...]
 
 

