@@ -44,7 +44,7 @@ class History:
         """A sample of a node; in the order of their times."""
         stats = figures["stats"]
         step = self._step_of(at)
-        before = self._before.get(node)
+        before = self._before.get(node) or self._beginning(figures, at)
         self._before[node] = at, figures
         self._names[node] = name
         row = self._connections.setdefault(node, [None] * self.count)
@@ -53,7 +53,7 @@ class History:
         if 0 <= step < self.count:
             row[step] = figures["connections"]
         if before is None:
-            return  # the first counts from a start that may be long ago
+            return
         since, earlier = before[0], before[1]["stats"]
         for into, counter in ((self._came, "messages_in"), (self._sent, "messages_out")):
             self._spread(into[name], since, at, stats[counter] - earlier[counter])
@@ -66,6 +66,16 @@ class History:
         for code, number in stats["closes"].items():
             self._closes[code][step] += number - earlier["closes"].get(code, 0)
         self._add_rtt(step, stats["rtt"], earlier["rtt"])
+
+    def _beginning(self, figures: Figures, at: float) -> tuple[float, Figures] | None:
+        """What a node that has begun within the hour had then: nothing. None if it counts from
+        longer ago, which is nobody's step."""
+        since = figures.get("since")
+        if since is None or not self.start <= since <= at:
+            return None
+        rtt = {"counts": [0] * len(figures["stats"]["rtt"]["counts"])}
+        nothing = {"messages_in": 0, "messages_out": 0, "hellos": [], "closes": {}, "rtt": rtt}
+        return since, {"connections": 0, "stats": nothing}
 
     def _between(
         self, row: list[int | None], since: float, first: int, at: float, last: int

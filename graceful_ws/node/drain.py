@@ -296,7 +296,7 @@ async def drain_process() -> None:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1.0):
                 await node.readers.run(nodes.report, node.id, nodes.NodeState.STOPPED)
-                await node.sampler.look()  # who watches hears of it at once
+                await node.sampler.look(last=True)  # who watches hears of it at once
         await node.stop()
 
 

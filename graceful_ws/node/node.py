@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextvars import Context
@@ -111,6 +112,7 @@ class Node(Registry):
         self.id: uuid.UUID = uuid.UUID(int=0)
         super().__init__()
         self.stats = Stats()
+        self.counts_since: float | None = None  # UNIX seconds; None: it counted as another row too
         self.admission = Admission(self.stats)
         self.journal = Journal(self.stats)
         self.readers = Threads("reader", READERS, 4096)
@@ -181,6 +183,7 @@ class Node(Registry):
             self.name, socket.gethostname(), os.getpid(), servers.current(), __version__
         )
         self.id = await self.journal.threads.run(nodes.register, me)
+        self.counts_since = None if before.int else time.time()
         self.backplane.leave(node_group(before))
         for group in (NODES, node_group(self.id)):
             self.backplane.join(group)

@@ -38,20 +38,21 @@ class Sampler:
             await self.look()
             await asyncio.sleep(WHILE_DRAINING if self._node.drain else settings.beat_interval)
 
-    async def look(self) -> None:
-        """Keeps the figures if a sample is due, and publishes them if somebody watches."""
+    async def look(self, *, last: bool = False) -> None:
+        """Keeps the figures if a sample is due, as the ``last`` one is, and publishes them if
+        somebody watches."""
         node = self._node
         for listener in listeners:
             listener(node)
         now = node.loop.time()
-        due = now - self._kept_at >= settings.sample_interval
+        due = last or now - self._kept_at >= settings.sample_interval
         published = False
         try:
             watched = await node.services.run(samples.is_watched)
             if due or watched:  # to count thousands of connections takes a while
-                figures = self.figures()
+                row, figures = node.id, self.figures()
                 published = await node.services.run(
-                    lambda: samples.keep(node.id, figures, sample=due, publish=watched)
+                    lambda: samples.keep(row, figures, sample=due, publish=watched)
                 )
         except OUTAGES as error:
             logger.info("figures are not kept: %s", error)
@@ -62,7 +63,8 @@ class Sampler:
             node.sequencer.ask([samples.LIVE])
 
     def figures(self) -> dict[str, Any]:
-        """As JSON can carry it; what is counted counts from the node's start."""
+        """As JSON can carry it; what is counted counts from the node's start, which is ``since``
+        (UNIX milliseconds), or None for a node that has counted under another row before."""
         node = self._node
         states: Counter[str] = Counter()
         unacked = 0
@@ -76,6 +78,7 @@ class Sampler:
             "breakers": self.breakers(),
             "drain": node.drain and node.drain.progress(),
             "stats": node.stats.figures(),
+            "since": node.counts_since and round(node.counts_since * 1000),
         }
 
     def breakers(self) -> dict[str, str]:

@@ -50,11 +50,26 @@ def test_counters_become_what_happened_in_each_step() -> None:
     assert node["connections"][-4:] == [None, 4, 5, 5]  # as of the end of each step
 
 
-def test_first_sample_of_a_node_counts_nothing() -> None:
-    first = figures(1, messages_in=10**6, closes={"1006": 500}, hellos=[["resumed", "", 7]])
+FIRST = {"messages_in": 30, "closes": {"1006": 500}, "hellos": [["resumed", "", 7]]}
+
+
+@pytest.mark.parametrize("since", [None, ago(3700)])
+def test_first_sample_of_a_node_that_began_long_ago_counts_nothing(since: float | None) -> None:
+    first = figures(1, **FIRST) | {"since": since}
     history = build([("a", "node-1", ago(20), first)], NOW, 15).as_dict()
     assert sum(history["nodes"]["node-1"]["in"]) == 0
     assert history["closes"] == history["resumes"] == {}
+
+
+def test_first_sample_of_a_node_that_has_just_begun_counts_from_then() -> None:
+    """After a deploy or a crash thousands resume on it before it keeps one."""
+    first = figures(4, **FIRST, rtt={"bounds": SHORT, "counts": [3] * (len(SHORT) + 1)})
+    samples = [("a", "node-1", ago(23), first | {"since": ago(38)})]
+    history = build(samples, NOW, 15).as_dict()
+    assert history["nodes"]["node-1"]["in"][-4:] == pytest.approx([0, 26, 4, 0])
+    assert history["closes"]["1006"][-2] == 500
+    assert history["resumes"]["resumed"][-2] == 7
+    assert history["rtt"]["counts"][-2] == [3] * (len(SHORT) + 1)
 
 
 def test_a_node_that_starts_again_goes_on_under_its_name() -> None:
@@ -138,7 +153,10 @@ def test_page_goes_on_as_the_server_would_have() -> None:
     """Half of the samples to the server and the rest to the page, or all to the server."""
     samples: list[tuple[str, str, float, dict[str, Any]]] = []
     for i in range(40):
-        for node, name in (("a", "node-1"), ("b", "node-2")):
+        nodes = [("a", "node-1"), ("b", "node-2")]
+        if i > 29:  # comes late, and is heard of by the page alone
+            nodes.append(("c", "node-1"))
+        for node, name in nodes:
             rtt = [0] * (len(SHORT) + 1)
             rtt[i % 5] = i
             stats = {
@@ -149,7 +167,8 @@ def test_page_goes_on_as_the_server_would_have() -> None:
                 "rtt": {"bounds": SHORT, "counts": [max(rtt[k], i // 6) for k in range(len(rtt))]},
             }
             at = ago(3000 - i * 60 - (4 if node == "b" else 0) - i % 3)
-            samples.append((node, name, at, figures(10 + i, **stats)))
+            since = ago({"a": 4000, "b": 3001, "c": 1201}[node])
+            samples.append((node, name, at, figures(10 + i, **stats) | {"since": since}))
     samples.sort(key=lambda sample: sample[2])
     half, rest = samples[:44], samples[44:]
     until = half[-1][2]

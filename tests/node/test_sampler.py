@@ -80,6 +80,14 @@ async def test_samples_are_kept_at_their_interval_whether_anybody_watches_or_not
     assert await store(lambda: StreamMessage.objects.filter(stream=samples.LIVE).count()) == 0
 
 
+async def test_a_node_that_registers_anew_says_no_more_since_when_it_counts(node: Node) -> None:
+    """Its row before has told all that."""
+    since = node.sampler.figures()["since"]
+    assert abs(since / 1000 - time.time()) < WITHIN
+    await node.register()
+    assert node.sampler.figures()["since"] is None
+
+
 async def test_figures_count_what_has_happened(node: Node) -> None:
     peer = Peer(Talking)
     await peer.connect()

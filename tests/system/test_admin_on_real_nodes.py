@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from http.cookiejar import CookieJar
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.support.raw import Raw, again
 from tests.support.servers import Site
 from tests.support.waiting import eventually
 
 CREATE = (
     "from django.contrib.auth.models import User; User.objects.create_superuser('boss', '', 'boss')"
+)
+CHARTS = (
+    "import json; from graceful_ws.live.snapshot import snapshot;"
+    "print(json.dumps(snapshot()['history']))"
 )
 
 
@@ -95,3 +102,26 @@ async def test_operator_drains_a_node_and_takes_it_back(site: Site) -> None:
         assert await asyncio.wait_for(client.recv(), 10) == '"back"'
     audit = "SELECT event, actor, reason FROM graceful_ws_auditentry ORDER BY id"
     assert site.sql(audit) == [("drain_node", "boss", "new kernel"), ("undo_drain", "boss", "")]
+
+
+async def test_charts_have_all_that_a_deploy_closed_and_resumed(
+    make_site: Callable[..., Site],
+) -> None:
+    """However seldom samples are kept: the first counts from the start, and one is the last."""
+    site = make_site(settings={"sample_interval": 600.0, "drain_window": 0.2})
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Raw(site.ws("/echo/"))) for _ in range(5)]
+        for client in clients:
+            await client.hello()
+        site.node.terminate()
+        assert {(await client.closed())[0] for client in clients} == {1012}
+        assert await site.node.await_exit() == 0
+        await site.node.arestart()
+        for client in clients:
+            later = await stack.enter_async_context(again(client))
+            assert (await later.hello())["resumed"]
+        site.node.terminate()
+        assert await site.node.await_exit() == 0
+    charts = json.loads((await site.adjango("shell", "-c", CHARTS)).stdout.splitlines()[-1])
+    assert {code: sum(counts) for code, counts in charts["closes"].items()} == {"1012": 10}
+    assert {what: sum(counts) for what, counts in charts["resumes"].items()} == {"resumed": 5}

@@ -19,6 +19,13 @@ function differences(now, before) {
   };
 }
 
+/** What a node that has begun within the hour had then: nothing. null: it counts from longer ago. */
+function beginning({ since, stats }, start, at) {
+  if (!since || since < start || since >= at) return null;
+  const counts = stats.rtt.counts.map(() => 0);
+  return { at: since, figures: { stats: { messages_in: 0, messages_out: 0, hellos: [], closes: {}, rtt: { counts } } } };
+}
+
 /** The value below which a part (0 to 1) of the observations is, by their counts in ranges that end
  *  at `bounds`; null: there are none. Beyond the last bound it is not known: the bound itself. */
 export function quantile(counts, bounds, part) {
@@ -48,9 +55,10 @@ export class History {
 
   /** What a node says of itself. Returns its rates, per second; null when there is nothing to compare. */
   add({ id, name }, at, figures) {
-    const before = this.last.get(id);
-    if (before && at <= before.at) return null; // a copy, or older than the snapshot
+    const last = this.last.get(id);
+    if (last && at <= last.at) return null; // a copy, or older than the snapshot
     this.roll(at);
+    const before = last ?? beginning(figures, this.start, at);
     this.last.set(id, { name, at, figures });
     this.fill();
     if (!before) return null;
