@@ -16,7 +16,7 @@ from graceful_ws.node.drain import RESERVE
 from graceful_ws.store import nodes
 from graceful_ws.validation import Problem
 
-STOPPING = 3.0  # seconds that a process may take to end when its drain is over
+STOPPING = 4.0  # seconds that a process may take to end when its drain is over
 SHORTEST_TOKEN = 16  # characters that nobody guesses
 
 

@@ -33,6 +33,7 @@ logger = logging.getLogger("graceful_ws.drain")
 
 POLL = 0.02  # seconds between looks at what is left
 RESERVE = 3.0  # seconds of the deadline kept for closing, after the handlers
+FAREWELL = 2.0  # seconds for what a node that has drained says at last
 LEFT_NAMED = 20  # so many of those who were dropped are named
 
 
@@ -294,8 +295,8 @@ async def drain_process() -> None:
         assert drain.task is not None
         await asyncio.wait([drain.task])
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(1.0):
-                await node.readers.run(nodes.report, node.id, nodes.NodeState.STOPPED)
+            async with asyncio.timeout(FAREWELL):
+                await node.lookout.end()
                 await node.sampler.look(last=True)  # who watches hears of it at once
         await node.stop()
 

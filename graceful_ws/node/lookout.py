@@ -35,6 +35,7 @@ class Lookout:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._comparing = asyncio.Lock()  # a node that registers anew compares nothing meanwhile
+        self._row = asyncio.Lock()  # one at a time says what the node's row says
         self._missing: dict[tuple[int, int], float] = {}  # attached here says the row, since when
         self._asked = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -51,7 +52,8 @@ class Lookout:
     async def beat(self) -> None:
         while True:
             try:
-                await self._beat()
+                async with self._row:
+                    await self._beat()
             except OUTAGES as error:
                 logger.warning("beat failed: %s", error)
             try:
@@ -70,6 +72,12 @@ class Lookout:
             node.start_drain(DrainOptions.from_request(beat.drain_options))
         elif beat.requested_state == "up" and node.drain and not node.drain.final:
             await node.drain.undo()
+
+    async def end(self) -> None:
+        """The row says stopped, and the node beats no more: a beat after that would take it for one
+        that was declared dead, and register anew."""
+        await self._row.acquire()  # for good
+        await self._node.readers.run(nodes.report, self._node.id, nodes.NodeState.STOPPED)
 
     async def _come_back(self) -> None:
         """The node was declared dead, and lives: a new row, and what is still its own."""
