@@ -71,13 +71,14 @@ def beat(node: uuid.UUID, connections: int) -> Beat:
 
 
 def report(node: uuid.UUID, state: str | None = None, **fields: Any) -> None:
-    """What a draining node says of itself; without a state only while its row says draining."""
+    """What a node says of itself while its row lives; without a state only while it says draining.
+    A report may come late: who is dead or has stopped stays so."""
     with writing() as using:
         rows = Node.objects.using(using.alias).filter(pk=node)
         if state is None:
             rows.filter(state=Node.State.DRAINING).update(**fields)
         else:
-            rows.update(state=state, **fields)
+            rows.filter(state__in=LIVE).update(state=state, **fields)
 
 
 def draining_count() -> int:

@@ -62,7 +62,6 @@ class LocalNode:
         from graceful_ws.conf import settings
         from graceful_ws.node.drain import DrainOptions
         from graceful_ws.node.node import get_node
-        from graceful_ws.store import nodes
 
         old = await get_node()
         deadline = window + settings.drain_deadline
@@ -80,7 +79,7 @@ class LocalNode:
             drain._closing_at = min(drain._closing_at, self._loop.time())
             await asyncio.wait([drain.task])
             with suppress(Exception):
-                await old.readers.run(nodes.report, old.id, nodes.NodeState.STOPPED)
+                await old.lookout.end()
             await self._stop(old)
             if successor:
                 _draining.remove(old)

@@ -58,6 +58,8 @@ def test_a_node_that_is_gone_has_no_beat_any_more(gone: str) -> None:
     assert not nodes.beat(uuid.uuid4(), 1).known
     assert nodes.beats(other) == {}
     assert Node.objects.get(pk=me).beat == 0
+    nodes.report(me, "drained")  # late
+    assert Node.objects.get(pk=me).state == gone
 
 
 def test_a_node_is_dead_only_if_its_beat_is_the_one_that_was_watched() -> None:
