@@ -179,6 +179,8 @@ def test_the_lines_of_the_readme_make_a_room_that_survives_a_kill(
         eventually_sync(lambda: one.follows and two.follows, 30)
         one.type("hello")
         eventually_sync(lambda: one.said == two.said == ["hello"], 30)
+        # Until then its handler may have to run once more.
+        eventually_sync(lambda: one.events("message_acknowledged"), 30)
         server.kill()
         one.type("while it was away")
         two.type("from the other")

@@ -6,8 +6,11 @@ import asyncio
 import http.client
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
+
+from websockets.exceptions import ConnectionClosed
 
 from tests.support.devtools import ANSWER_WITHIN, DevTools
 from tests.support.processes import ChildProcess
@@ -15,6 +18,7 @@ from tests.support.waiting import eventually
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 START_WITHIN = 30.0  # seconds
+END_WITHIN = 5.0  # seconds
 
 # Answers to an expression that met a page on its way out.
 GONE = ("Cannot find", "context was destroyed", "navigated or closed", "Not attached")
@@ -170,8 +174,15 @@ class Browser:
 
     async def __aexit__(self, *error: object) -> None:
         if self._devtools is not None:
+            with suppress(AssertionError, ConnectionClosed):  # it may be gone
+                await self._devtools.call("Browser.close")  # it takes what it has in /tmp with it
             await self._devtools.close()
-        await asyncio.to_thread(self._process.kill)
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
+        with suppress(AssertionError):
+            self._process.wait(END_WITHIN)
+        self._process.kill()
 
     def _port(self) -> int | None:
         file = self._profile / "DevToolsActivePort"
